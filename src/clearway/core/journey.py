@@ -1,0 +1,212 @@
+"""One request's, job's or script's way through the lanes, and what it waited for."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from clearway.core.deadline import Deadline
+    from clearway.core.parts import Parts
+
+Settlement = Callable[[bool], Awaitable[None]]
+"""Called once before the response with True to commit, or with False to roll back."""
+
+Afterthought = Callable[[], Awaitable[None]]
+"""Called once after the response, and only if the journey committed."""
+
+
+@dataclass(slots=True)
+class LedgerEntry:
+    """What one lane cost one journey; durations in seconds."""
+
+    waits: int = 0
+    waited: float = 0.0
+    holds: int = 0
+    held: float = 0.0
+
+
+class Ledger:
+    """The waits and holds of one journey, by the name of the lane."""
+
+    __slots__ = ("_entries",)
+
+    def __init__(self) -> None:
+        self._entries: dict[str, LedgerEntry] = {}
+
+    def wait(self, lane: str, seconds: float) -> None:
+        """Add one wait for a lane, in seconds."""
+        entry = self[lane]
+        entry.waits += 1
+        entry.waited += seconds
+
+    def hold(self, lane: str, seconds: float) -> None:
+        """Add one use of a lane, in seconds."""
+        entry = self[lane]
+        entry.holds += 1
+        entry.held += seconds
+
+    def __getitem__(self, lane: str) -> LedgerEntry:
+        entry = self._entries.get(lane)
+        if entry is None:
+            entry = self._entries[lane] = LedgerEntry()
+        return entry
+
+    def __iter__(self) -> Iterator[tuple[str, LedgerEntry]]:
+        return iter(self._entries.items())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """The HTTP or WebSocket side of a journey, filled in as it happens.
+
+    Attributes:
+        method: The HTTP method, or `WEBSOCKET`.
+        path: The path as the client sent it, without the query.
+        client: Address of the peer, without its port; None where the server tells none.
+        user_agent: As sent, None where absent.
+        status: Status of the response; None until it began, and for a WebSocket.
+        bytes_in: Bytes of the request body that the app has read.
+        bytes_out: Bytes of the response body that were handed to the server.
+        complete: The last byte of the response was handed to the server.
+    """
+
+    method: str
+    path: str
+    client: str | None = None
+    user_agent: str | None = None
+    status: int | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    complete: bool = False
+
+
+class Journey:
+    """One way through the lanes: its id, its deadline, its route and its ledger.
+
+    Args:
+        kind: What travels.
+        id: The request id, or the id of the job or script.
+        route: Names the route template when asked; it is known only once routing is done.
+        deadline: Bounds every wait made on this journey's behalf; None for no bound.
+        parts: The open parts of the Clearway that this journey belongs to.
+    """
+
+    __slots__ = (
+        "_find_route", "_route", "_verdict", "after_response", "before_response", "deadline",
+        "error", "exchange", "id", "kind", "ledger", "notes", "parts", "started", "units",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        kind: Literal["request", "websocket", "job", "script"],
+        *,
+        id: str | None = None,
+        route: Callable[[], str | None] | str | None = None,
+        deadline: Deadline | None = None,
+        parts: Parts | None = None,
+    ) -> None:
+        self.kind = kind
+        self.id = id or new_id()
+        self.deadline = deadline
+        self.parts = parts
+        self.started = time.monotonic()
+        self.ledger = Ledger()
+        self.exchange: Exchange | None = None
+        self.error: BaseException | None = None
+        self.notes: dict[str, object] = {}
+        self.units: dict[object, object] = {}
+        self.before_response: list[Settlement] = []
+        self.after_response: list[Afterthought] = []
+        self._verdict: bool | None = None
+        self._route = None if callable(route) else route
+        self._find_route = route if callable(route) else None
+
+    @property
+    def route(self) -> str | None:
+        """Return the route template (`/invoices/{id}`), None where nothing matched."""
+        if self._route is None and self._find_route is not None:
+            self._route = self._find_route()
+        return self._route
+
+    @property
+    def age(self) -> float:
+        """Return the seconds since the journey began."""
+        return time.monotonic() - self.started
+
+    def note(self, **fields: object) -> None:
+        """Add fields to the journey's access line."""
+        self.notes.update(fields)
+
+    def keep(self) -> None:
+        """Commit although the answer is a 4xx or 5xx: a failed login that must be counted."""
+        self._verdict = True
+
+    def fail(self) -> None:
+        """Roll back whatever the status: GraphQL answers errors with 200."""
+        self._verdict = False
+
+    def wants_commit(self, otherwise: bool) -> bool:
+        """Return what `keep` or `fail` decided, or `otherwise` when neither was called."""
+        return otherwise if self._verdict is None else self._verdict
+
+    async def settle(self, commit: bool) -> None:
+        """Run what hangs on `before_response`, each once and each whatever the others do.
+
+        Args:
+            commit: True to commit, False to roll back. After a first failure the rest is
+                rolled back, so that no second unit of work commits for a failed answer.
+
+        Raises:
+            BaseException: The first failure, after every hook has run.
+        """
+        failure: BaseException | None = None
+        while self.before_response:
+            hook = self.before_response.pop(0)
+            try:
+                await hook(commit and failure is None)
+            except BaseException as error:  # noqa: BLE001 - raised again below, all hooks done
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+
+_current: ContextVar[Journey | None] = ContextVar("clearway_journey", default=None)
+
+
+def current_journey() -> Journey | None:
+    """Return the journey that the calling code works for, None outside of one."""
+    return _current.get()
+
+
+def enter(journey: Journey) -> Token[Journey | None]:
+    """Make a journey the current one; give the token to `leave`."""
+    return _current.set(journey)
+
+
+def leave(token: Token[Journey | None]) -> None:
+    """Put back the journey that was current before `enter`."""
+    _current.reset(token)
+
+
+@contextmanager
+def travelling(journey: Journey) -> Iterator[Journey]:
+    """Make a journey the current one for the length of a block."""
+    token = enter(journey)
+    try:
+        yield journey
+    finally:
+        leave(token)
+
+
+def new_id() -> str:
+    """Return 32 random hexadecimal digits (a third of the cost of `uuid4().hex`)."""
+    return os.urandom(16).hex()

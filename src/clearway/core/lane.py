@@ -1,0 +1,250 @@
+"""A bounded resource that work passes through, first come first served."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from clearway.core.deadline import Deadline
+from clearway.core.histogram import Histogram, HistogramSnapshot
+from clearway.core.journey import Journey, current_journey
+from clearway.errors import DeadlineExceeded, LaneBusy
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSnapshot:
+    """A lane as it stood when it was asked; the same questions for every lane.
+
+    Attributes:
+        capacity: Most permits at one time; None for a lane that only counts.
+        in_use: Permits that are out now.
+        waiting: Journeys that wait now.
+        longest_wait_now: Seconds that the first of them has waited so far.
+        admitted: Permits given out since the start.
+        rejected: Refused at once because too many were waiting.
+        timed_out: Gave up at the wait limit or at their deadline.
+        waits: Seconds from asking to getting a permit (0.0 when it was free).
+        holds: Seconds from getting to giving back a permit.
+    """
+
+    name: str
+    capacity: int | None
+    in_use: int
+    waiting: int
+    longest_wait_now: float
+    admitted: int
+    rejected: int
+    timed_out: int
+    waits: HistogramSnapshot
+    holds: HistogramSnapshot
+
+
+class Permit:
+    """The right to be in a lane; give it back with `release`, or by leaving a `with` block."""
+
+    __slots__ = ("_journey", "_lane", "since")
+
+    def __init__(self, lane: Lane, journey: Journey | None) -> None:
+        self._lane: Lane | None = lane
+        self._journey = journey
+        self.since = time.monotonic()
+
+    def release(self) -> None:
+        """Give the permit to whoever has waited longest. A second call does nothing."""
+        lane, self._lane = self._lane, None
+        if lane is None:
+            return
+        held = time.monotonic() - self.since
+        if self._journey is not None:
+            self._journey.ledger.hold(lane.name, held)
+        lane._leave(held)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class _Waiter:
+    """One journey in the queue. Its future ends with None (admitted) or with the refusal."""
+
+    __slots__ = ("future", "since")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[None] = loop.create_future()
+        self.since = time.monotonic()
+
+
+class Lane:
+    """A bounded, strictly first-come-first-served resource with bounded waiting.
+
+    The invariants, whatever is cancelled and whenever: never more than `capacity` permits are
+    out; a permit that comes free goes to the first waiter in the same step, so nobody can
+    overtake; a waiter that leaves passes on what it had been given.
+
+    One event loop uses a lane at a time. A thread gives a permit back through
+    `loop.call_soon_threadsafe`.
+
+    Args:
+        name: The lane's name in ledgers, snapshots and metrics.
+        capacity: Most permits at one time; None counts without a bound.
+        queue_limit: Most waiters at one time; None for no limit.
+        wait_timeout: Longest wait in seconds; None for no limit but the deadline's.
+        busy: The error for a refusal, a `LaneBusy`.
+        fix: What to advise in that error.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        capacity: int | None = None,
+        *,
+        queue_limit: int | None = None,
+        wait_timeout: float | None = None,
+        busy: type[LaneBusy] = LaneBusy,
+        fix: str = "",
+    ) -> None:
+        self.name = name
+        self.capacity = capacity
+        self.queue_limit = queue_limit
+        self.wait_timeout = wait_timeout
+        self._busy = busy
+        self._fix = fix
+        self._waiters: OrderedDict[_Waiter, None] = OrderedDict()
+        self._in_use = 0
+        self._admitted = 0
+        self._rejected = 0
+        self._timed_out = 0
+        self._waits = Histogram()
+        self._holds = Histogram()
+
+    def try_acquire(self) -> Permit | None:
+        """Return a permit if one is free and nobody waits, else None."""
+        if self._waiters or (self.capacity is not None and self._in_use >= self.capacity):
+            return None
+        self._in_use += 1
+        return self._admit(current_journey(), 0.0)
+
+    async def acquire(self, deadline: Deadline | None = None) -> Permit:
+        """Wait for a permit.
+
+        Args:
+            deadline: Bounds the wait; by default the current journey's.
+
+        Raises:
+            LaneBusy: `queue_limit` journeys wait already, or `wait_timeout` was reached.
+            DeadlineExceeded: The deadline passed first.
+        """
+        journey = current_journey()
+        if deadline is None and journey is not None:
+            deadline = journey.deadline
+        if deadline is not None and deadline.passed:
+            self._timed_out += 1
+            raise DeadlineExceeded(f"the deadline passed before lane {self.name!r} was reached")
+        permit = self.try_acquire()
+        if permit is not None:
+            return permit
+        if self.queue_limit is not None and len(self._waiters) >= self.queue_limit:
+            self._rejected += 1
+            raise self._refusal(f"{len(self._waiters)} are waiting, the most that it allows")
+        return await self._queue(journey, deadline)
+
+    async def _queue(self, journey: Journey | None, deadline: Deadline | None) -> Permit:
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(loop)
+        self._waiters[waiter] = None
+        timer = self._arm(loop, waiter, deadline)
+        try:
+            await waiter.future
+        except asyncio.CancelledError:
+            # Cancelled between being admitted and running again: hand the permit on.
+            if waiter.future.done() and not waiter.future.cancelled():
+                if waiter.future.exception() is None:
+                    self._pass_on()
+            else:
+                self._waiters.pop(waiter, None)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            waited = time.monotonic() - waiter.since
+            if journey is not None:
+                journey.ledger.wait(self.name, waited)
+        return self._admit(journey, waited)
+
+    def _arm(
+        self, loop: asyncio.AbstractEventLoop, waiter: _Waiter, deadline: Deadline | None
+    ) -> asyncio.TimerHandle | None:
+        limit = math.inf if self.wait_timeout is None else waiter.since + self.wait_timeout
+        if deadline is not None and deadline.at < limit:
+            late = DeadlineExceeded(f"the deadline passed in the queue of lane {self.name!r}")
+            return loop.call_at(deadline.at, self._expire, waiter, late)
+        if self.wait_timeout is None:
+            return None
+        busy = self._refusal(f"nothing came free within {self.wait_timeout:g} s")
+        return loop.call_at(limit, self._expire, waiter, busy)
+
+    def _expire(self, waiter: _Waiter, error: Exception) -> None:
+        if not waiter.future.done():
+            del self._waiters[waiter]
+            self._timed_out += 1
+            waiter.future.set_exception(error)
+
+    def _refusal(self, why: str) -> LaneBusy:
+        return self._busy(
+            f"lane {self.name!r} is busy: all {self.capacity} are in use and {why}",
+            fix=self._fix,
+            retry_after=self._expected_wait(),
+        )
+
+    def _expected_wait(self) -> float:
+        """Return a guess, in whole seconds from 1 to 30, of when a newcomer would get in."""
+        mean = self._holds.snapshot().mean
+        ahead = (len(self._waiters) + 1) / (self.capacity or 1)
+        return float(min(30, max(1, math.ceil(mean * ahead))))
+
+    def _admit(self, journey: Journey | None, waited: float) -> Permit:
+        self._admitted += 1
+        self._waits.observe(waited)
+        return Permit(self, journey)
+
+    def _leave(self, held: float) -> None:
+        self._holds.observe(held)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give one permit to the first waiter that still wants it, else to nobody."""
+        while self._waiters:
+            waiter, _ = self._waiters.popitem(last=False)
+            # A loop that was closed under its waiters (a test that ended) wants nothing.
+            if not waiter.future.done() and not waiter.future.get_loop().is_closed():
+                waiter.future.set_result(None)
+                return
+        self._in_use -= 1
+
+    def snapshot(self) -> LaneSnapshot:
+        """Return the lane's gauges as they stand now."""
+        first = next(iter(self._waiters), None)
+        return LaneSnapshot(
+            name=self.name,
+            capacity=self.capacity,
+            in_use=self._in_use,
+            waiting=len(self._waiters),
+            longest_wait_now=0.0 if first is None else time.monotonic() - first.since,
+            admitted=self._admitted,
+            rejected=self._rejected,
+            timed_out=self._timed_out,
+            waits=self._waits.snapshot(),
+            holds=self._holds.snapshot(),
+        )

@@ -1,0 +1,51 @@
+"""Watch journeys without being able to break them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ParamSpec
+
+if TYPE_CHECKING:
+    from clearway.core.journey import Journey
+
+P = ParamSpec("P")
+Headers = list[tuple[bytes, bytes]]
+
+
+class Observer:
+    """The moments of a request at which a room may look at it; override what you need."""
+
+    def started(self, journey: Journey) -> None:
+        """The request has arrived and nothing of the app has run."""
+
+    def responding(self, journey: Journey, headers: Headers) -> None:
+        """The unit of work has ended and the response is about to start; headers may be added."""
+
+    def finished(self, journey: Journey) -> None:
+        """The app has returned or raised, and the last byte has been handed to the server."""
+
+
+class Faults:
+    """Count what fails in our own code, say it once for each place, and let work go on."""
+
+    __slots__ = ("counts",)
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def guard(self, place: str, call: Callable[P, object], *args: P.args, **kw: P.kwargs) -> None:
+        """Call an observer; an exception in it is counted and goes no further."""
+        try:
+            call(*args, **kw)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not fail the request
+            self.record(place, error)
+
+    def record(self, place: str, error: BaseException) -> None:
+        """Count one fault, and write a line to stderr for the first of each place."""
+        self.counts[place] = self.counts.get(place, 0) + 1
+        if self.counts[place] == 1:
+            print(  # noqa: T201 - the logger itself may be what failed
+                f"clearway: a fault in {place} was skipped, the request went on: {error!r}",
+                file=sys.stderr,
+            )

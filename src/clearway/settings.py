@@ -1,0 +1,175 @@
+"""Every setting of every part: its default, its unit, its bounds, its environment name.
+
+The environment name of a field is `CLEARWAY_<GROUP>__<FIELD>`, so `pool_size` in `database`
+is `CLEARWAY_DATABASE__POOL_SIZE`. The names that platforms already set are honoured where the
+own name is absent: `DATABASE_URL`, `PORT`, `WEB_CONCURRENCY`, `LOG_LEVEL`, `FASTAPI_ENV`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from clearway.errors import SettingsInvalid
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Milli = Annotated[float, Field(ge=0, le=86_400)]
+LevelName = Literal["debug", "info", "warning", "error", "critical"]
+
+PREFIX = "CLEARWAY_"
+
+
+def default_processes() -> int:
+    """Return 4, or the processors that this process may really use if they are fewer.
+
+    A container's quota is read from cgroup v2 (`cpu.max`, in microseconds of each period).
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+    except (OSError, ValueError):
+        quota, period = "max", "1"
+    if quota != "max":
+        usable = min(usable or 1, max(1, int(quota) // int(period)))
+    return min(4, usable or 1)
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ServiceSettings(_Group):
+    """Who this process is."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63)] = "app"
+    """Name of the service in logs and as PostgreSQL's application_name."""
+    version: str = ""
+    """Version of the service in logs; empty leaves it out."""
+    environment: Annotated[str, Field(validation_alias="FASTAPI_ENV")] = "production"
+    """`development` turns on Server-Timing and console logs; also read from FASTAPI_ENV."""
+
+    @property
+    def development(self) -> bool:
+        """Say whether this is a developer's machine."""
+        return self.environment == "development"
+
+
+class RequestSettings(_Group):
+    """What bounds and names a request."""
+
+    enabled: bool = True
+    """Give ids, probes and problem answers; off leaves requests as they were."""
+    timeout: Seconds = 30.0
+    """Seconds from the arrival to the start of the response."""
+    timeout_mode: Literal["observe", "enforce"] = "observe"
+    """`observe` counts what would have expired; `enforce` cancels it and answers 504."""
+    id_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] = "X-Request-ID"
+    """Header that carries the request id in and out."""
+
+
+class OffloadSettings(_Group):
+    """The lanes for blocking calls (threads) and for CPU work (processes)."""
+
+    enabled: bool = True
+    """Open the lanes; off, `offload.thread` and `offload.process` raise `NotOpen`."""
+    threads: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Most calls in threads at one time."""
+    processes: Annotated[int, Field(ge=1, le=256)] = Field(default_factory=default_processes)
+    """Most worker processes; they start on first use. Default: 4 or the CPU quota if less."""
+    queue_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
+    """Most calls that may wait for a thread or a process; one more is refused (503)."""
+    max_tasks_per_process: Annotated[int, Field(ge=1)] = 1000
+    """Calls after which a worker process is replaced."""
+    nice: Annotated[int, Field(ge=0, le=19)] = 10
+    """Scheduling niceness of worker processes, so that CPU work yields to the loop."""
+
+
+class DatabaseSettings(_Group):
+    """The connections to PostgreSQL."""
+
+    enabled: bool = True
+    """Open the database if a URL is set; off leaves it to an engine that is handed over."""
+    url: SecretStr | None = None
+    """Where the database is; also read from DATABASE_URL. `postgres://` URLs are understood."""
+    pool_size: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Connections that are kept."""
+    max_overflow: Annotated[int, Field(ge=0, le=1000)] = 10
+    """Connections beyond `pool_size` at peaks, closed when they come back."""
+    pool_recycle: Seconds = 1800.0
+    """Seconds after which a connection is replaced."""
+    pre_ping: Literal["idle", "always", "off"] = "idle"
+    """When a connection is checked by a round trip before use; `idle` after `idle_ping_after`."""
+    idle_ping_after: Seconds = 30.0
+    """Seconds without use after which `pre_ping=idle` checks a connection."""
+    wait_timeout: Seconds = 5.0
+    """Longest wait for a connection; then 503 with Retry-After."""
+    queue_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 300
+    """Most journeys that may wait for a connection; one more is refused (503)."""
+    connect_timeout: Seconds = 10.0
+    """Longest time for opening one connection."""
+    statement_timeout: Milli = 30.0
+    """Seconds a statement may run on the server; 0 for no bound."""
+    lock_timeout: Milli = 5.0
+    """Seconds a statement may wait for a lock; 0 for no bound."""
+    idle_in_transaction_session_timeout: Milli = 10.0
+    """Seconds a transaction may sit idle before the server ends it; 0 for no bound."""
+    client_connection_check_interval: Milli = 1.0
+    """Seconds between the server's checks that the client of a running query is there; 0: none."""
+    expire_on_commit: bool = False
+    """Expire objects at COMMIT, as SQLAlchemy does by default."""
+
+
+class LogSettings(_Group):
+    """The one stream of log lines."""
+
+    take_over: Literal["auto", "on", "off"] = "auto"
+    """Configure structlog and the root logger. `auto`: only if `get_logger` is used and neither
+    of the two has been configured."""
+    level: LevelName = "info"
+    """Lowest level that is written; also read from LOG_LEVEL."""
+    format: Literal["auto", "json", "console"] = "auto"
+    """`auto` is `console` on a terminal and `json` elsewhere."""
+    target: Annotated[str, Field(min_length=1)] = "stdout"
+    """`stdout`, `stderr` or the path of a file."""
+    buffer_bytes: Annotated[int, Field(ge=65_536, le=1 << 30)] = 1 << 20
+    """Most bytes of memory for lines that the target does not take; then lines are dropped."""
+    max_line_bytes: Annotated[int, Field(ge=512, le=1 << 20)] | None = None
+    """Longest line. Default: 4,096 on a pipe, where a longer one could be torn; 16,000 else."""
+    access: bool = True
+    """Write one line for each request where logs are taken over."""
+
+
+class OpsSettings(_Group):
+    """What operators look at."""
+
+    probes: bool = True
+    """Answer `/livez` and `/readyz` where the app has no such route."""
+    server_timing: bool | None = None
+    """Send `Server-Timing`; by default only in development."""
+    shutdown_within: Seconds = 25.0
+    """Seconds for all phases of the shutdown together; Kubernetes kills after 30."""
+
+
+class Settings(BaseSettings):
+    """The whole tree, from arguments, then the environment, then the defaults.
+
+    Raises:
+        SettingsInvalid: A value is out of its bounds, cannot be read, or has an unknown name.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    service: ServiceSettings = ServiceSettings()
+    request: RequestSettings = RequestSettings()
+    offload: OffloadSettings = Field(default_factory=OffloadSettings)
+    database: DatabaseSettings = DatabaseSettings()
+    logs: LogSettings = LogSettings()
+    ops: OpsSettings = OpsSettings()
