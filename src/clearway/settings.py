@@ -10,18 +10,49 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from clearway.errors import SettingsInvalid
 
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Milli = Annotated[float, Field(ge=0, le=86_400)]
-LevelName = Literal["debug", "info", "warning", "error", "critical"]
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 PREFIX = "CLEARWAY_"
+SWITCH = "CLEARWAY"
+PLATFORM_NAMES = {
+    ("service", "environment"): "FASTAPI_ENV",
+    ("database", "url"): "DATABASE_URL",
+    ("logs", "level"): "LOG_LEVEL",
+}
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+SecondsOrNone = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+
+
+def _level_name(value: object) -> object:
+    """Accept the spellings that other tools accept: `WARN`, `Fatal`, ` info `."""
+    name = value.strip().lower() if isinstance(value, str) else value
+    return (
+        {"warn": "warning", "fatal": "critical"}.get(name, name) if isinstance(name, str) else name
+    )
+
+
+LevelName = Annotated[
+    Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_level_name)
+]
 
 
 def default_processes() -> int:
@@ -51,7 +82,7 @@ class ServiceSettings(_Group):
     """Name of the service in logs and as PostgreSQL's application_name."""
     version: str = ""
     """Version of the service in logs; empty leaves it out."""
-    environment: Annotated[str, Field(validation_alias="FASTAPI_ENV")] = "production"
+    environment: Annotated[str, Field(min_length=1)] = "production"
     """`development` turns on Server-Timing and console logs; also read from FASTAPI_ENV."""
 
     @property
@@ -113,13 +144,13 @@ class DatabaseSettings(_Group):
     """Most journeys that may wait for a connection; one more is refused (503)."""
     connect_timeout: Seconds = 10.0
     """Longest time for opening one connection."""
-    statement_timeout: Milli = 30.0
+    statement_timeout: SecondsOrNone = 30.0
     """Seconds a statement may run on the server; 0 for no bound."""
-    lock_timeout: Milli = 5.0
+    lock_timeout: SecondsOrNone = 5.0
     """Seconds a statement may wait for a lock; 0 for no bound."""
-    idle_in_transaction_session_timeout: Milli = 10.0
+    idle_in_transaction_session_timeout: SecondsOrNone = 10.0
     """Seconds a transaction may sit idle before the server ends it; 0 for no bound."""
-    client_connection_check_interval: Milli = 1.0
+    client_connection_check_interval: SecondsOrNone = 1.0
     """Seconds between the server's checks that the client of a running query is there; 0: none."""
     expire_on_commit: bool = False
     """Expire objects at COMMIT, as SQLAlchemy does by default."""
@@ -156,8 +187,45 @@ class OpsSettings(_Group):
     """Seconds for all phases of the shutdown together; Kubernetes kills after 30."""
 
 
+_FIX = "correct the value or unset it; docs/settings.md lists every setting with its bounds"
+
+
+class _ArgumentSource(PydanticBaseSettingsSource):
+    """The constructor's arguments; a group given as an object leaves its unset fields open.
+
+    Without this, `Settings(database=DatabaseSettings(pool_size=5))` would hide DATABASE_URL.
+    """
+
+    def __init__(self, arguments: PydanticBaseSettingsSource) -> None:
+        super().__init__(arguments.settings_cls)
+        self._arguments = arguments
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return {
+            name: group.model_dump(exclude_unset=True) if isinstance(group, BaseModel) else group
+            for name, group in self._arguments().items()
+        }
+
+
+class _PlatformSource(PydanticBaseSettingsSource):
+    """The variables that platforms and FastAPI already set, below our own names."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        tree: dict[str, Any] = {}
+        for (group, field), variable in PLATFORM_NAMES.items():
+            if value := os.environ.get(variable):
+                tree.setdefault(group, {})[field] = value
+        return tree
+
+
 class Settings(BaseSettings):
-    """The whole tree, from arguments, then the environment, then the defaults.
+    """The whole tree: from arguments, then the environment, then the defaults.
 
     Raises:
         SettingsInvalid: A value is out of its bounds, cannot be read, or has an unknown name.
@@ -167,9 +235,72 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    service: ServiceSettings = ServiceSettings()
-    request: RequestSettings = RequestSettings()
+    service: ServiceSettings = Field(default_factory=ServiceSettings)
+    request: RequestSettings = Field(default_factory=RequestSettings)
     offload: OffloadSettings = Field(default_factory=OffloadSettings)
-    database: DatabaseSettings = DatabaseSettings()
-    logs: LogSettings = LogSettings()
-    ops: OpsSettings = OpsSettings()
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    logs: LogSettings = Field(default_factory=LogSettings)
+    ops: OpsSettings = Field(default_factory=OpsSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments first, then CLEARWAY_*, then what the platform sets."""
+        return _ArgumentSource(init_settings), env_settings, _PlatformSource(settings_cls)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain(cls, value: object, build: ModelWrapValidatorHandler[Self]) -> Self:
+        problems = [_unknown(variable, cls) for variable in _strays(cls)]
+        try:
+            settings = build(value)
+        except ValidationError as error:
+            problems += [_problem(detail, cls) for detail in error.errors()]
+        if problems:
+            raise SettingsInvalid("".join(f"\n  - {problem}" for problem in problems), fix=_FIX)
+        return settings
+
+
+def _strays(tree: type[Settings]) -> list[str]:
+    """Return the CLEARWAY_* variables that belong to no group: pydantic would ignore them."""
+    ours = (name for name in os.environ if name.upper().startswith(PREFIX))
+    return [
+        name
+        for name in ours
+        if name.upper().removeprefix(PREFIX).partition("__")[0].lower() not in tree.model_fields
+    ]
+
+
+def _problem(detail: ErrorDetails, tree: type[Settings]) -> str:
+    variable = PREFIX + "__".join(str(part) for part in detail["loc"]).upper()
+    if detail["type"] == "extra_forbidden":
+        return _unknown(variable, tree)
+    given = "" if "url" in detail["loc"] else f", not {detail['input']!r}"
+    return f"{variable}: {detail['msg'][:1].lower()}{detail['msg'][1:]}{given}"
+
+
+def _unknown(variable: str, tree: type[Settings]) -> str:
+    known = [
+        f"{PREFIX}{group}__{field}".upper()
+        for group, info in tree.model_fields.items()
+        for field in _fields(info)
+    ]
+    nearest = difflib.get_close_matches(variable.upper(), known, n=1, cutoff=0.75)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"{variable} is not a setting{hint}"
+
+
+def _fields(info: FieldInfo) -> Mapping[str, FieldInfo]:
+    group = info.annotation
+    return group.model_fields if isinstance(group, type) and issubclass(group, BaseModel) else {}
+
+
+def switched_off() -> bool:
+    """Say whether CLEARWAY=off makes the whole layer a pass-through."""
+    return os.environ.get(SWITCH, "").lower() in {"off", "0", "false", "no"}

@@ -17,13 +17,13 @@ class Observer:
     """The moments of a request at which a room may look at it; override what you need."""
 
     def started(self, journey: Journey) -> None:
-        """The request has arrived and nothing of the app has run."""
+        """See a request that has arrived before anything of the app has run."""
 
     def responding(self, journey: Journey, headers: Headers) -> None:
-        """The unit of work has ended and the response is about to start; headers may be added."""
+        """See a response that is about to start, after COMMIT; `headers` may be added to."""
 
     def finished(self, journey: Journey) -> None:
-        """The app has returned or raised, and the last byte has been handed to the server."""
+        """See the end: the app returned or raised, and no byte will follow."""
 
 
 class Faults:
@@ -45,7 +45,7 @@ class Faults:
         """Count one fault, and write a line to stderr for the first of each place."""
         self.counts[place] = self.counts.get(place, 0) + 1
         if self.counts[place] == 1:
-            print(  # noqa: T201 - the logger itself may be what failed
+            print(  # not a log line: the logger itself may be what failed
                 f"clearway: a fault in {place} was skipped, the request went on: {error!r}",
                 file=sys.stderr,
             )

@@ -25,17 +25,15 @@ class Parts:
 
     __slots__ = ("_by_type",)
 
-    _open: list[Parts] = []  # noqa: RUF012 - the one registry of the process; reset by closing
-
     def __init__(self) -> None:
-        self._by_type: dict[type, object] = {}
+        self._by_type: dict[type, Part] = {}
 
     async def open(self, part: Part) -> None:
         """Open a part and make it findable."""
         await part.open()
         self._by_type[type(part)] = part
-        if self not in Parts._open:
-            Parts._open.append(self)
+        if self not in _open:
+            _open.append(self)
 
     async def close(self) -> None:
         """Close every part, the last opened first, each whatever the others do.
@@ -47,11 +45,11 @@ class Parts:
         while self._by_type:
             _, part = self._by_type.popitem()
             try:
-                await part.close()  # type: ignore[attr-defined]  # only parts are ever added
+                await part.close()
             except Exception as error:  # noqa: BLE001 - raised again below, all parts closed
                 failure = failure or error
-        if self in Parts._open:
-            Parts._open.remove(self)
+        if self in _open:
+            _open.remove(self)
         if failure is not None:
             raise failure
 
@@ -59,6 +57,10 @@ class Parts:
         """Return the open part of this type, None where there is none."""
         part = self._by_type.get(cls)
         return part if isinstance(part, cls) else None
+
+
+_open: list[Parts] = []
+"""What is open in this process: one in a service, more only in tests and scripts."""
 
 
 def find(cls: type[P], name: str) -> P:
@@ -77,13 +79,13 @@ def find(cls: type[P], name: str) -> P:
         part = journey.parts.get(cls)
         if part is not None:
             return part
-    elif len(Parts._open) == 1:
-        part = Parts._open[0].get(cls)
+    elif len(_open) == 1:
+        part = _open[0].get(cls)
         if part is not None:
             return part
-    elif len(Parts._open) > 1:
+    elif len(_open) > 1:
         raise SeveralOpen(
-            f"{name} was used outside a request while {len(Parts._open)} Clearways are open",
+            f"{name} was used outside a request while {len(_open)} Clearways are open",
             fix="use it in a request, or inside `async with road.journey(...)`",
         )
     raise NotOpen(
