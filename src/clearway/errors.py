@@ -187,6 +187,18 @@ class NotPicklable(ClearwayError):
     code, title = "CW404", "This cannot travel to another process"
 
 
+class CallRaised(ClearwayError):
+    """A call off the loop raised something that cannot be raised here as it is."""
+
+    code, title = "CW405", "A call raised what cannot be passed on"
+
+
+class AsyncFunctionRefused(ClearwayError, TypeError):
+    """An `async def` function was handed to a thread or a process."""
+
+    code, title = "CW406", "An async function cannot be handed over"
+
+
 # Logs
 
 
