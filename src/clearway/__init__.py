@@ -1,0 +1,73 @@
+"""Clearway shows with one line why a FastAPI service is slow, and makes it hold up.
+
+The names below are the contract. Each is imported when it is first used: an app needs only the
+packages of the parts that it has, and a worker process starts without the web framework.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clearway import offload
+    from clearway.app import Clearway
+    from clearway.core.journey import Journey, current_journey
+    from clearway.db import AsyncReadSession, DbSession, ReadDbSession
+    from clearway.errors import ClearwayError
+    from clearway.logs import get_logger
+    from clearway.settings import Settings
+
+__version__ = "0.1.0"
+
+__all__ = [  # noqa: RUF022 - grouped, to read like a table of contents
+    # The one line
+    "Clearway",
+    "Settings",
+    # The database
+    "DbSession",
+    "ReadDbSession",
+    "AsyncReadSession",
+    # Off the loop
+    "offload",
+    # Logs
+    "get_logger",
+    # Where am I
+    "Journey",
+    "current_journey",
+    # What can go wrong
+    "ClearwayError",
+]
+
+_HOMES = {
+    "AsyncReadSession": "clearway.db",
+    "Clearway": "clearway.app",
+    "ClearwayError": "clearway.errors",
+    "DbSession": "clearway.db",
+    "Journey": "clearway.core.journey",
+    "ReadDbSession": "clearway.db",
+    "Settings": "clearway.settings",
+    "current_journey": "clearway.core.journey",
+    "get_logger": "clearway.logs",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(import_module(home), name)
+    except ModuleNotFoundError as error:
+        extra = home.rpartition(".")[2]
+        if extra not in {"db", "logs"}:
+            raise
+        raise ModuleNotFoundError(
+            f"{name} needs {error.name}: pip install 'clearway[{extra}]'", name=error.name
+        ) from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

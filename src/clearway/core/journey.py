@@ -101,8 +101,9 @@ class Journey:
     """
 
     __slots__ = (
-        "_find_route", "_route", "_verdict", "after_response", "before_response", "deadline",
-        "error", "exchange", "id", "kind", "ledger", "notes", "parts", "started", "units",
+        "_find_route", "_route", "_verdict", "after_response", "before_response", "committed",
+        "deadline", "error", "exchange", "id", "kind", "ledger", "notes", "parts", "started",
+        "units",
     )  # fmt: skip
 
     def __init__(
@@ -126,6 +127,7 @@ class Journey:
         self.units: dict[object, object] = {}
         self.before_response: list[Settlement] = []
         self.after_response: list[Afterthought] = []
+        self.committed = False
         self._verdict: bool | None = None
         self._route = None if callable(route) else route
         self._find_route = route if callable(route) else None
@@ -175,6 +177,7 @@ class Journey:
                 await hook(commit and failure is None)
             except BaseException as error:  # noqa: BLE001 - raised again below, all hooks done
                 failure = failure or error
+        self.committed = commit and failure is None
         if failure is not None:
             raise failure
 

@@ -21,11 +21,16 @@ class Part(Protocol):
 
 
 class Parts:
-    """The open parts of one Clearway, each found by its type."""
+    """The open parts of one Clearway, each found by its type.
 
-    __slots__ = ("_by_type",)
+    Args:
+        owner: Whose parts these are; `current_parts` leads back to it.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_by_type", "owner")
+
+    def __init__(self, owner: object) -> None:
+        self.owner = owner
         self._by_type: dict[type, Part] = {}
 
     async def open(self, part: Part) -> None:
@@ -63,8 +68,31 @@ _open: list[Parts] = []
 """What is open in this process: one in a service, more only in tests and scripts."""
 
 
+def current_parts(name: str) -> Parts:
+    """Return the parts that the calling code should use: its journey's, or the only open ones.
+
+    Args:
+        name: What the caller wrote, for the message (`offload.process`).
+
+    Raises:
+        NotOpen: No Clearway is open.
+        SeveralOpen: Outside a request, and more than one is open.
+    """
+    journey = current_journey()
+    if journey is not None and journey.parts is not None:
+        return journey.parts
+    if len(_open) > 1:
+        raise SeveralOpen(
+            f"{name} was used outside a request while {len(_open)} Clearways are open",
+            fix="use it in a request, or inside `async with road.journey(...)`",
+        )
+    if not _open:
+        raise _not_open(name)
+    return _open[0]
+
+
 def find(cls: type[P], name: str) -> P:
-    """Return the part that the calling code should use.
+    """Return the open part of this type that the calling code should use.
 
     Args:
         cls: The type of the part.
@@ -74,21 +102,14 @@ def find(cls: type[P], name: str) -> P:
         NotOpen: No Clearway with this part is open.
         SeveralOpen: Outside a request, and more than one is open.
     """
-    journey = current_journey()
-    if journey is not None and journey.parts is not None:
-        part = journey.parts.get(cls)
-        if part is not None:
-            return part
-    elif len(_open) == 1:
-        part = _open[0].get(cls)
-        if part is not None:
-            return part
-    elif len(_open) > 1:
-        raise SeveralOpen(
-            f"{name} was used outside a request while {len(_open)} Clearways are open",
-            fix="use it in a request, or inside `async with road.journey(...)`",
-        )
-    raise NotOpen(
+    part = current_parts(name).get(cls)
+    if part is None:
+        raise _not_open(name)
+    return part
+
+
+def _not_open(name: str) -> NotOpen:
+    return NotOpen(
         f"{name} was used while no Clearway was open",
         fix="run the lifespan: start the app with a server or `with TestClient(app)`; in a "
         "script, `async with road:`. Under CLEARWAY=off nothing opens",

@@ -1,0 +1,210 @@
+"""Compose the parts around an application: the one place that knows them all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Self
+
+from fastapi import FastAPI
+
+from clearway.core.journey import Journey, travelling
+from clearway.core.lane import Lane
+from clearway.core.observer import Faults, Observer
+from clearway.core.parts import Parts, current_parts
+from clearway.offload.processes import Processes
+from clearway.offload.threads import Threads
+from clearway.settings import Settings, switched_off
+from clearway.web.health import Probes
+from clearway.web.identity import RequestId
+from clearway.web.join import Join
+from clearway.web.middleware import RequestPath
+from clearway.web.timing import ServerTiming
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from clearway.db import Database
+    from clearway.logs import Logs
+
+
+class Clearway:
+    """Measure an application with one line, and hold what its names promise.
+
+    By itself it changes no status, body, query or log line (a request id is added to the
+    headers, and `/livez` and `/readyz` are answered where the app does not); each promise begins
+    where a name is used (`DbSession`, `offload`, `get_logger`) or an object is handed over.
+
+    Args:
+        app: The application, before it has served a request. The last Clearway of an app counts.
+        settings: By default read from CLEARWAY_* and the platform's variables.
+        engine: An SQLAlchemy engine of the app's own, over asyncpg, to use for its sessions.
+
+    Raises:
+        SettingsInvalid: A setting is unknown or out of its bounds.
+        AlreadyStarted: The app has served a request.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        settings: Settings | None = None,
+        *,
+        engine: AsyncEngine | None = None,
+    ) -> None:
+        off = switched_off()
+        self.app = app
+        self.settings = settings or (Settings.model_construct() if off else Settings())
+        self._parts = Parts(self)
+        self._engine = engine
+        self._db: Database | None = None
+        self._logs: Logs | None = None
+        self._threads = Threads(self.settings.offload)
+        self._processes = Processes(self.settings.offload)
+        self._open = False
+        self._path = self._request_path()
+        if not off:
+            Join(app, self._path)
+
+    @classmethod
+    def current(cls) -> Self:
+        """Return the Clearway of the current journey, or else the only open one.
+
+        Raises:
+            NotOpen: None is open.
+            SeveralOpen: Outside a request, and more than one is open.
+        """
+        owner = current_parts("Clearway.current()").owner
+        assert isinstance(owner, cls)
+        return owner
+
+    @property
+    def db(self) -> Database:
+        """The database: `engine`, `session()`, `dependency`.
+
+        Raises:
+            ModuleNotFoundError: The extra `clearway[db]` is not installed.
+        """
+        if self._db is None:
+            from clearway.db import Database
+
+            self._db = Database(
+                self.settings.database, self.settings.service.name, engine=self._engine
+            )
+        return self._db
+
+    @property
+    def lanes(self) -> Mapping[str, Lane]:
+        """The lanes by name; `road.lanes["db"].snapshot()` says how one stands."""
+        lanes = [self._path.lane, self._threads.lane, self._processes.lane]
+        if self._db is not None and self._db.lane is not None:
+            lanes.append(self._db.lane)
+        return MappingProxyType({lane.name: lane for lane in lanes})
+
+    @property
+    def faults(self) -> Mapping[str, int]:
+        """Faults in Clearway's own code that were skipped, counted by place."""
+        return MappingProxyType(self._path.faults.counts)
+
+    async def open(self) -> None:
+        """Open the parts that this application uses. The lifespan does it; scripts may.
+
+        Raises:
+            StartError: A part cannot open; what had been opened is closed again.
+        """
+        if self._open:
+            return
+        self._open = True
+        try:
+            await self._open_logs()
+            if self.settings.offload.enabled:
+                await self._parts.open(self._threads)
+                await self._parts.open(self._processes)
+            await self._open_database()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close what is open, the last first; calling it again does nothing."""
+        if self._open:
+            self._open = False
+            self._path.observers[:] = self._own_observers()
+            await self._parts.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @asynccontextmanager
+    async def journey(self, name: str) -> AsyncIterator[Journey]:
+        """Travel outside a request: a script's or a test's journey with its own ledger.
+
+        What hangs on the journey commits at the end of the block and is rolled back when the
+        block raises; `keep` and `fail` overrule.
+
+        Args:
+            name: Stands where a request has its route.
+        """
+        journey = Journey("script", route=name, parts=self._parts)
+        with travelling(journey):
+            try:
+                yield journey
+            except BaseException as error:
+                journey.error = error
+                await journey.settle(journey.wants_commit(False))
+                raise
+            await journey.settle(journey.wants_commit(True))
+            for afterthought in journey.after_response:
+                await afterthought()
+
+    def _request_path(self) -> RequestPath:
+        settings = self.settings
+        probes = Probes(lambda: self.app.routes, lambda: {"lifespan": self._open})
+        return RequestPath(
+            settings=settings.request,
+            road=self,
+            parts=self._parts,
+            probes=probes if settings.ops.probes else None,
+            faults=Faults(),
+            observers=self._own_observers(),
+            detailed=settings.service.development,
+        )
+
+    def _own_observers(self) -> list[Observer]:
+        settings = self.settings
+        observers: list[Observer] = []
+        if settings.request.enabled:
+            observers.append(RequestId(settings.request.id_header))
+        timing = settings.ops.server_timing
+        if settings.service.development if timing is None else timing:
+            observers.append(ServerTiming())
+        return observers
+
+    async def _open_logs(self) -> None:
+        # The room is imported only if the app has: it needs packages of its own.
+        if "clearway.logs" not in sys.modules and self.settings.logs.take_over != "on":
+            return
+        from clearway.logs import Logs
+
+        logs = self._logs = Logs(self.settings.service, self.settings.logs)
+        await self._parts.open(logs)
+        if logs.taken_over and self.settings.logs.access:
+            self._path.observers.append(logs.access)
+
+    async def _open_database(self) -> None:
+        if "clearway.db" not in sys.modules and self._engine is None:
+            return
+        self.db.check(self.app.routes)
+        if self.db.configured:
+            await self._parts.open(self.db)

@@ -1,0 +1,169 @@
+"""The database of one Clearway: its engine, its lane, and a session for each journey."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import Depends
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from starlette.routing import BaseRoute
+
+from clearway.core.journey import Journey, current_journey
+from clearway.core.lane import Lane
+from clearway.core.parts import find
+from clearway.db.engine import Attachment, make_engine
+from clearway.db.session import AsyncReadSession, UnitOfWork, guard_engine
+from clearway.db.usage import session_uses
+from clearway.errors import AsyncSessionInThread, DatabaseUrlMissing, NotOpen
+from clearway.settings import DatabaseSettings
+
+_NO_URL_FIX = (
+    "set DATABASE_URL (postgresql://user:password@host/name), pass Clearway(app, engine=engine), "
+    "or run `clearway dev`, which brings a PostgreSQL of its own"
+)
+
+
+class Database:
+    """The part that serves sessions.
+
+    Args:
+        settings: Where the database is and what bounds its use.
+        service: Name of the service, PostgreSQL's application_name.
+        engine: An engine of the app's own, over asyncpg; it is adopted, and given back as it
+            was at the end. Without one the engine is made from `settings.url`.
+    """
+
+    def __init__(
+        self, settings: DatabaseSettings, service: str, engine: AsyncEngine | None = None
+    ) -> None:
+        self._settings = settings
+        self._service = service
+        self._theirs = engine
+        self._attachment: Attachment | None = None
+        self._reader: AsyncEngine | None = None
+
+    @property
+    def configured(self) -> bool:
+        """Say whether there is an engine or a URL to make one from."""
+        has_url = self._settings.enabled and self._settings.url is not None
+        return self._theirs is not None or has_url
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine.
+
+        Raises:
+            NotOpen: The lifespan has not run.
+        """
+        if self._attachment is None:
+            raise NotOpen(
+                "the database was used while no Clearway was open",
+                fix="run the lifespan: a server, `with TestClient(app)`, or `async with road:`",
+            )
+        return self._attachment.engine
+
+    @property
+    def lane(self) -> Lane | None:
+        """The lane `db`; None before the start, and for a pool that has no bound."""
+        return None if self._attachment is None else self._attachment.lane
+
+    def check(self, routes: Iterable[BaseRoute]) -> None:
+        """Refuse the start of an app that could not work.
+
+        Raises:
+            DatabaseUrlMissing: A route takes a session and there is no database.
+            AsyncSessionInThread: A `def` function takes an asynchronous session: its
+                statements would be coroutines that nobody awaits (measured: 200, 0 rows).
+        """
+        uses = session_uses(routes, {session_dependency, read_dependency, self.dependency})
+        for use in uses:
+            if use.in_thread:
+                raise AsyncSessionInThread(
+                    f"{use.function} ({use.route}) is a `def` and takes an asynchronous session",
+                    fix="make it `async def`, or use a synchronous session of your own in it",
+                )
+        if uses and not self.configured:
+            raise DatabaseUrlMissing(
+                f"{uses[0].function} ({uses[0].route}) takes a session, but there is no database",
+                fix=_NO_URL_FIX,
+            )
+
+    async def open(self) -> None:
+        """Make or adopt the engine; no connection is opened."""
+        engine = self._theirs or make_engine(self._settings, self._service)
+        self._attachment = Attachment(engine, self._settings)
+        self._reader = engine.execution_options(isolation_level="AUTOCOMMIT")
+        guard_engine(self._reader)
+
+    async def close(self) -> None:
+        """Close our engine's connections, or give the app's engine back."""
+        attachment, self._attachment = self._attachment, None
+        if attachment is None:
+            return
+        if self._theirs is None:
+            await attachment.engine.dispose()
+        attachment.detach()
+
+    def unit(self, journey: Journey) -> UnitOfWork:
+        """Return the journey's unit of work; its end hangs on the journey's response."""
+        unit = journey.units.get(self)
+        if not isinstance(unit, UnitOfWork):
+            unit = journey.units[self] = self._new_unit()
+            journey.before_response.append(unit.settle)
+        return unit
+
+    def _new_unit(self) -> UnitOfWork:
+        engine = self.engine
+        assert self._reader is not None
+        return UnitOfWork(engine, self._reader, expire=self._settings.expire_on_commit)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """Give a session of its own: committed at the end of the block, or rolled back.
+
+        For scripts, streaming bodies, WebSocket messages and whatever else has no response
+        to hang a COMMIT on.
+
+        Raises:
+            CommitFailed: The COMMIT at the end of the block failed.
+        """
+        unit = self._new_unit()
+        try:
+            yield unit.session
+        except BaseException:
+            await unit.settle(False)
+            raise
+        await unit.settle(True)
+
+    async def dependency(self) -> AsyncSession:
+        """Return the request's session: what the body of an existing `get_db` becomes."""
+        return self.unit(_journey_of_request()).session
+
+
+async def session_dependency() -> AsyncSession:
+    """Return the unit of work's session, the same in every dependency of the request."""
+    return find(Database, "DbSession").unit(_journey_of_request()).session
+
+
+async def read_dependency() -> AsyncReadSession:
+    """Return the journey's read session."""
+    return find(Database, "ReadDbSession").unit(_journey_of_request()).read
+
+
+def _journey_of_request() -> Journey:
+    journey = current_journey()
+    if journey is None or journey.kind == "websocket":
+        raise NotOpen(
+            "a session was asked for outside a request, where no response ends its transaction",
+            fix="async with road.db.session() as session: (in a WebSocket, one for each message)",
+        )
+    return journey
+
+
+DbSession = Annotated[AsyncSession, Depends(session_dependency)]
+"""The unit of work's session: committed before the first byte of a 2xx or 3xx leaves."""
+
+ReadDbSession = Annotated[AsyncReadSession, Depends(read_dependency)]
+"""A session that only reads, each statement in one round trip."""

@@ -1,0 +1,101 @@
+"""Say what a database error means, by SQLSTATE and by whether the connection died.
+
+The driver's exception classes say little: a statement timeout is an `OperationalError` under
+psycopg and a bare `DBAPIError` under asyncpg, and a connect may raise either or an `OSError`.
+Codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.exc import DBAPIError
+
+from clearway.errors import (
+    ClearwayError,
+    CommitConflict,
+    CommitFailed,
+    CommitUnknown,
+    CommitWasRollback,
+    DatabaseDown,
+    DatabaseRefused,
+    ServerFull,
+)
+
+SERVER_FULL = frozenset({"53300"})
+STARTING_OR_STOPPING = frozenset({"57P01", "57P02", "57P03"})
+PARAMETER_REFUSED = frozenset({"08P01", "42704", "22023"})
+CONFLICT = frozenset({"40001", "40P01"})
+IN_FAILED_TRANSACTION = "25P02"
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the five characters that PostgreSQL gave, None where it gave none."""
+    origin = getattr(error, "orig", None) or error
+    state = getattr(origin, "sqlstate", None)
+    return state if isinstance(state, str) else None
+
+
+def connection_lost(error: BaseException) -> bool:
+    """Say whether the connection died with this error, so that nobody knows what was done."""
+    if isinstance(error, DBAPIError):
+        return bool(error.connection_invalidated)
+    return isinstance(error, (OSError, TimeoutError))
+
+
+def connect_error(error: Exception, where: str) -> ClearwayError:
+    """Return what a failed connect means.
+
+    Args:
+        error: What the driver raised.
+        where: The address, without a password, for the message.
+    """
+    state = sqlstate(error)
+    reason = str(getattr(error, "orig", None) or error) or type(error).__name__
+    if state in SERVER_FULL:
+        return ServerFull(
+            f"PostgreSQL at {where} accepts no more connections: {reason}",
+            fix="lower database.pool_size or the number of processes, or raise max_connections",
+            retry_after=2,
+        )
+    if state in PARAMETER_REFUSED:
+        return DatabaseRefused(
+            f"PostgreSQL at {where} refused a start-up parameter: {reason}",
+            fix="a pooler or an old server? set the database.*_timeout that it names, or "
+            "database.client_connection_check_interval, to 0 so that it is not sent",
+        )
+    if state is not None and state not in STARTING_OR_STOPPING:
+        return DatabaseRefused(
+            f"PostgreSQL at {where} refused the connection ({state}): {reason}",
+            fix="check user, password and database name in the URL",
+        )
+    return DatabaseDown(
+        f"PostgreSQL at {where} cannot be reached: {reason}",
+        fix="check that the server runs and that host and port in the URL are right",
+        retry_after=2,
+    )
+
+
+def commit_error(error: Exception) -> CommitFailed:
+    """Return what a failed COMMIT means."""
+    state = sqlstate(error)
+    reason = str(getattr(error, "orig", None) or error)
+    if state in CONFLICT:
+        return CommitConflict(
+            f"COMMIT met a conflict ({state}): {reason}",
+            fix="send the request again",
+            retry_after=1,
+        )
+    if state == IN_FAILED_TRANSACTION:
+        return CommitWasRollback(
+            "PostgreSQL answered ROLLBACK to COMMIT: nothing was stored",
+            fix="a statement failed and its exception was swallowed; wrap what may fail in "
+            "`async with session.begin_nested()`, or let the exception through",
+        )
+    if connection_lost(error):
+        return CommitUnknown(
+            f"the connection was lost during COMMIT, the outcome is unknown: {reason}",
+            fix="look before you repeat it, or make it repeatable with a key of your own",
+        )
+    return CommitFailed(
+        f"COMMIT failed and nothing was stored: {reason}",
+        fix="flush in the handler to meet the error there, where it can be answered",
+    )

@@ -1,0 +1,163 @@
+"""The unit of work: one session and one transaction for each journey."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
+from sqlalchemy.util import await_only
+
+from clearway.db.faults import commit_error
+from clearway.errors import CommitFailed, ReadOnlySession
+
+_READS = re.compile(r"(?:\s|\(|/\*.*?\*/|--[^\n]*\n)*(?:select|with|values|show)\b", re.I | re.S)
+
+
+class UnitOfWork:
+    """What one journey reads and writes in one transaction, opened at the first statement.
+
+    A journey holds one connection: while the unit has none, reads take their own and give it
+    back before the unit takes one; afterwards they run on the unit's. Two at a time would let
+    twenty requests dead-lock a pool of four.
+    """
+
+    def __init__(self, engine: AsyncEngine, reader: AsyncEngine, *, expire: bool) -> None:
+        self._reader = reader
+        self._read: AsyncReadSession | None = None
+        self._connection: Connection | None = None
+        self.session = AsyncSession(
+            engine,
+            sync_session_class=_UnitSession,
+            expire_on_commit=expire,
+            close_resets_only=False,
+            info={"unit": self},
+        )
+
+    @property
+    def read(self) -> AsyncReadSession:
+        """The journey's read session."""
+        if self._read is None:
+            self._read = AsyncReadSession(
+                self._reader,
+                sync_session_class=_ReadSession,
+                expire_on_commit=False,
+                info={"unit": self},
+            )
+        return self._read
+
+    async def settle(self, commit: bool) -> None:
+        """Commit or roll back, give the connection back, and close the session for good.
+
+        Raises:
+            CommitFailed: Nothing was stored, or nobody can know (`CommitUnknown`).
+        """
+        if self._read is not None:
+            await self._read.close()
+        async with self.session:
+            if commit and self.session.in_transaction():
+                await self._commit()
+
+    async def _commit(self) -> None:
+        session = self.session
+        try:
+            # Apart from COMMIT: a flush that fails leaves no doubt about the outcome.
+            if session.new or session.dirty or session.deleted:
+                await session.flush()
+        except SQLAlchemyError as error:
+            raise CommitFailed(
+                f"what was pending could not be written: {error}",
+                fix="flush in the handler to meet the error there, where it can be answered",
+            ) from error
+        try:
+            await session.commit()
+        except Exception as error:
+            raise commit_error(error) from error
+
+    # The sessions below report here; all of it runs in SQLAlchemy's greenlet.
+
+    def _began(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def _ended(self) -> None:
+        self._connection = None
+
+    def _release_read(self) -> None:
+        if self._read is not None and self._read.in_transaction():
+            await_only(self._read.close())
+
+    def _bind_for_read(self, otherwise: Engine | Connection) -> Engine | Connection:
+        return otherwise if self._connection is None else self._connection
+
+
+class _UnitSession(Session):
+    """The session of a unit of work."""
+
+    def get_bind(self, *args: Any, **kwargs: Any) -> Engine | Connection:
+        unit: UnitOfWork = self.info["unit"]
+        unit._release_read()
+        return super().get_bind(*args, **kwargs)
+
+
+@event.listens_for(_UnitSession, "after_begin")
+def _unit_began(session: Session, _: SessionTransaction, connection: Connection) -> None:
+    session.info["unit"]._began(connection)
+
+
+@event.listens_for(_UnitSession, "after_transaction_end")
+def _unit_ended(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        session.info["unit"]._ended()
+
+
+class AsyncReadSession(AsyncSession):
+    """A session that only reads: AUTOCOMMIT, so that a SELECT is one round trip.
+
+    Raises:
+        ReadOnlySession: At a flush, and at any statement but SELECT, WITH, VALUES and SHOW.
+    """
+
+
+class _ReadSession(Session):
+    """The session below an `AsyncReadSession`."""
+
+    def get_bind(self, *args: Any, **kwargs: Any) -> Engine | Connection:
+        unit: UnitOfWork = self.info["unit"]
+        return unit._bind_for_read(super().get_bind(*args, **kwargs))
+
+    def flush(self, objects: Any = None) -> None:
+        if self.new or self.dirty or self.deleted:
+            raise ReadOnlySession(
+                "a read session was asked to write what is pending in it", fix=_WRITE_FIX
+            )
+
+
+_WRITE_FIX = "take a DbSession where you write"
+
+
+def refuse_writes(sql: str) -> None:
+    """Raise `ReadOnlySession` for anything but SELECT, WITH, VALUES and SHOW."""
+    if not _READS.match(sql):
+        raise ReadOnlySession(
+            f"a read session was asked to run {sql.strip()[:60]!r}", fix=_WRITE_FIX
+        )
+
+
+@event.listens_for(_ReadSession, "do_orm_execute")
+def _guard_statement(state: ORMExecuteState) -> None:
+    if not state.is_select:
+        refuse_writes(str(state.statement))
+
+
+def guard_engine(engine: AsyncEngine) -> None:
+    """Guard the connections of a read engine as well: `session.connection()` passes by us."""
+
+    def guard(
+        conn: Connection, cursor: object, sql: str, parameters: object, context: object, many: bool
+    ) -> None:
+        refuse_writes(sql)
+
+    event.listen(engine.sync_engine, "before_cursor_execute", guard)

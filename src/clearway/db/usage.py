@@ -1,0 +1,68 @@
+"""Find where an application asks for a session, before it has served a request."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import fastapi.routing
+from starlette.routing import BaseRoute, Mount
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One function of the app that takes a session.
+
+    Attributes:
+        route: Template of the route, for messages.
+        function: Qualified name of the endpoint or dependency, for messages.
+        in_thread: It is a `def`, so FastAPI runs it in a thread.
+    """
+
+    route: str
+    function: str
+    in_thread: bool
+
+
+def session_uses(routes: Iterable[BaseRoute], sessions: set[Callable[..., Any]]) -> list[Use]:
+    """Return every use of a session dependency.
+
+    Args:
+        routes: The app's routes; mounted applications are looked into.
+        sessions: The dependency functions that give an asynchronous session.
+    """
+    return [
+        use
+        for path, dependant in _dependants(routes, "")
+        for use in _uses(path, dependant, sessions)
+    ]
+
+
+def _dependants(routes: Iterable[BaseRoute], prefix: str) -> Iterator[tuple[str, Any]]:
+    # Where it is missing, FastAPI flattens included routers into `routes` itself.
+    contexts = getattr(fastapi.routing, "iter_route_contexts", iter)
+    for route in contexts(list(routes)):
+        path = prefix + getattr(route, "path", "")
+        original = getattr(route, "original_route", route)
+        if isinstance(original, Mount):
+            yield from _dependants(original.routes or (), path)
+        dependant = getattr(route, "dependant", None)  # touchpoint: fastapi-dependant
+        if dependant is not None:
+            yield path, dependant
+
+
+def _uses(path: str, dependant: Any, sessions: set[Callable[..., Any]]) -> Iterator[Use]:
+    for child in dependant.dependencies:
+        if child.call in sessions and dependant.call is not None:
+            name = getattr(dependant.call, "__qualname__", repr(dependant.call))
+            yield Use(path, name, _in_thread(dependant.call))
+        yield from _uses(path, child, sessions)
+
+
+def _in_thread(function: Callable[..., Any]) -> bool:
+    if inspect.isclass(function):
+        return False  # FastAPI runs constructors of classes in a thread, but keeps the session
+    call = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004 - the bound method is wanted
+    return not (inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call))

@@ -1,0 +1,268 @@
+"""The one pure ASGI layer, outermost, through which every request travels."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import anyio
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clearway.core.deadline import Deadline
+from clearway.core.histogram import Histogram
+from clearway.core.journey import Exchange, Journey, enter, leave
+from clearway.core.lane import Lane
+from clearway.core.observer import Faults, Headers, Observer
+from clearway.core.parts import Parts
+from clearway.errors import DeadlineExceeded
+from clearway.settings import RequestSettings
+from clearway.web.health import Probes
+from clearway.web.identity import accepted_id
+from clearway.web.lifespan import Lifespan, Openable
+from clearway.web.problem import Problem, describe
+from clearway.web.routes import route_template
+
+SETTLE_WITHIN = 5.0
+"""Seconds that a rollback may take after the request was cancelled."""
+
+
+@dataclass(slots=True)
+class RequestPath:
+    """What every request of one application shares; the middleware holds nothing of its own.
+
+    Attributes:
+        road: Opened and closed with the app's lifespan.
+        lane: The lane `requests`: how many are in flight and for how long.
+        would_expire: Requests that outlived `request.timeout` in mode `observe`, in seconds.
+        detailed: Problem answers say what happened (development).
+    """
+
+    settings: RequestSettings
+    road: Openable
+    parts: Parts
+    probes: Probes | None
+    faults: Faults
+    observers: list[Observer]
+    detailed: bool
+    lane: Lane = field(default_factory=lambda: Lane("requests"))
+    would_expire: Histogram = field(default_factory=Histogram)
+    id_header: bytes = field(init=False)
+    enforced: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.id_header = self.settings.id_header.lower().encode("ascii")
+        self.enforced = self.settings.timeout_mode == "enforce"
+
+    def tell(self, moment: str, *args: object) -> None:
+        """Call every observer for one moment of a request; none of them can fail it."""
+        for observer in self.observers:
+            place = f"{type(observer).__name__}.{moment}"
+            self.faults.guard(place, getattr(observer, moment), *args)
+
+
+class ClearwayMiddleware:
+    """Send each connection down its own path; the object itself is stateless."""
+
+    def __init__(self, app: ASGIApp, path: RequestPath) -> None:
+        self.app = app
+        self.path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] == "lifespan":
+            await Lifespan(self.app, self.path.road)(scope, receive, send)
+        elif scope["type"] not in {"http", "websocket"} or "clearway.journey" in scope:
+            await self.app(scope, receive, send)
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        probes = self.path.probes
+        try:
+            probe = probes if probes is not None and probes.wants(scope) else None
+            responder = _Responder(self.app, self.path, scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - a fault of ours: the app serves without us
+            self.path.faults.record("middleware", error)
+            await self.app(scope, receive, send)
+            return
+        await (responder.run() if probe is None else probe.answer(scope, send))
+
+
+class _Responder:
+    """One request on its way: what it reads, what it answers, and what hangs on both."""
+
+    __slots__ = ("app", "exchange", "failure", "inner", "journey", "path", "receive", "scope",
+                 "send", "started")  # fmt: skip
+
+    def __init__(
+        self, app: ASGIApp, path: RequestPath, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self.app = app
+        self.path = path
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.started = False
+        self.failure: Exception | None = None
+        self.inner: anyio.CancelScope | None = None
+        self.exchange = _exchange(scope)
+        settings = path.settings
+        self.journey = Journey(
+            "websocket" if scope["type"] == "websocket" else "request",
+            id=accepted_id(scope["headers"], path.id_header),
+            route=partial(route_template, scope, scope.get("root_path", "")),
+            deadline=Deadline.after(settings.timeout) if path.enforced else None,
+            parts=path.parts,
+        )
+        self.journey.exchange = self.exchange
+        scope["clearway.journey"] = self.journey
+
+    async def run(self) -> None:
+        """Run the app for this request, and leave nothing of it unsettled."""
+        journey, path = self.journey, self.path
+        token = enter(journey)
+        try:
+            with await path.lane.acquire():
+                path.tell("started", journey)
+                await self._travel()
+            if self.failure is not None and (self.exchange.status or 500) >= 500:
+                raise self.failure
+        finally:
+            leave(token)
+
+    async def _travel(self) -> None:
+        try:
+            await self._call_app()
+        except BaseException as error:
+            self.journey.error = error
+            raise
+        finally:
+            await self._abandon()
+            self.path.tell("finished", self.journey)
+            if self.journey.committed:
+                await self._afterwards()
+
+    async def _call_app(self) -> None:
+        if self.path.enforced and self.scope["type"] == "http":
+            await self._call_within(self.path.settings.timeout)
+        else:
+            await self.app(self.scope, self._read, self._write)
+
+    async def _call_within(self, seconds: float) -> None:
+        """Call the app, cancel it at the deadline unless the response has begun, answer 504."""
+        loop = asyncio.get_running_loop()
+        with anyio.CancelScope() as self.inner:
+            timer = loop.call_later(seconds, self._expire)
+            try:
+                await self.app(self.scope, self._read, self._write)
+            finally:
+                timer.cancel()
+        if self.inner.cancelled_caught:
+            late = DeadlineExceeded(f"{self.exchange.path} took longer than {seconds:g} s")
+            self.journey.error = late
+            await self._abandon()
+            await self._replace(late)
+
+    def _expire(self) -> None:
+        # A `def` endpoint goes on in its thread whatever we do, and cancelling its await would
+        # give back AnyIO's token while the thread still runs.
+        endpoint = self.scope.get("endpoint")
+        if not self.started and self.inner is not None and not _runs_in_thread(endpoint):
+            self.inner.cancel()
+
+    async def _read(self) -> Message:
+        message = await self.receive()
+        if message["type"] == "http.request":
+            self.exchange.bytes_in += len(message.get("body", b""))
+        return message
+
+    async def _write(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.start":
+            await self._start(message)
+        elif self.failure is not None:
+            return  # our own answer has been sent in place of the app's
+        else:
+            if kind == "http.response.body":
+                self.exchange.bytes_out += len(message.get("body", b""))
+            elif kind == "websocket.accept":
+                message = {**message, "headers": self._decorated(message)}
+            await self.send(message)
+            if kind == "http.response.body" and not message.get("more_body", False):
+                self.exchange.complete = True
+
+    async def _start(self, message: Message) -> None:
+        if self.failure is not None:
+            return
+        self.started = True
+        status = message["status"]
+        try:
+            await self.journey.settle(self.journey.wants_commit(status < 400))
+        except Exception as error:  # noqa: BLE001 - whatever it is, no 2xx may leave after it
+            await self._replace(error)
+            return
+        self._began(status)
+        await self.send({**message, "headers": self._decorated(message)})
+
+    def _decorated(self, message: Message) -> Headers:
+        headers: Headers = list(message.get("headers", ()))
+        self.path.tell("responding", self.journey, headers)
+        return headers
+
+    def _began(self, status: int) -> None:
+        self.exchange.status = status
+        if not self.path.enforced and self.journey.age > self.path.settings.timeout:
+            self.path.would_expire.observe(self.journey.age)
+
+    async def _replace(self, error: Exception) -> None:
+        """Answer with a problem in place of what the app is sending; swallow the rest."""
+        self.started = True
+        self.failure = self.journey.error = error
+        problem = describe(error, self.journey.id, detailed=self.path.detailed)
+        self._began(problem.status)
+        await self._send_problem(problem)
+
+    async def _send_problem(self, problem: Problem) -> None:
+        message = {"type": "http.response.start", "status": problem.status}
+        headers = self._decorated({"headers": problem.headers})
+        await self.send({**message, "headers": headers})
+        body = b"" if self.exchange.method == "HEAD" else problem.body
+        self.exchange.bytes_out = len(body)
+        await self.send({"type": "http.response.body", "body": body})
+        self.exchange.complete = True
+
+    async def _abandon(self) -> None:
+        """Roll back what no response has settled, in bounded time even when cancelled."""
+        if not self.journey.before_response:
+            return
+        with anyio.move_on_after(SETTLE_WITHIN, shield=True):
+            try:
+                await self.journey.settle(commit=False)
+            except Exception as error:  # noqa: BLE001 - the request has its outcome already
+                self.path.faults.record("rollback", error)
+
+    async def _afterwards(self) -> None:
+        while self.journey.after_response:
+            hook = self.journey.after_response.pop(0)
+            try:
+                await hook()
+            except Exception as error:  # noqa: BLE001 - one failure never skips the next
+                self.path.faults.record("after_response", error)
+
+
+def _exchange(scope: Scope) -> Exchange:
+    client = scope.get("client")
+    agent = next((value for key, value in scope["headers"] if key == b"user-agent"), None)
+    return Exchange(
+        method=scope.get("method", "WEBSOCKET"),
+        path=scope["path"],
+        client=client[0] if client else None,
+        user_agent=None if agent is None else agent.decode("latin-1"),
+    )
+
+
+def _runs_in_thread(endpoint: Callable[..., object] | None) -> bool:
+    return endpoint is not None and not inspect.iscoroutinefunction(endpoint)
