@@ -131,11 +131,15 @@ def _shown(host: str) -> str:
 
 
 class _StopAsInterrupt:
-    """Take a SIGTERM for a Ctrl-C, so that both stop everything in the same order."""
+    """Take SIGTERM for a Ctrl-C, so that both stop everything in the same order."""
 
     def __enter__(self) -> None:
-        # touchpoint: dev-sigterm
-        self._before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # SIGINT as well: a shell that starts us in the background has told us to ignore it.
+        # touchpoint: dev-stop-signals
+        self._before = {
+            number: signal.signal(number, signal.default_int_handler)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
 
     def __exit__(
         self,
@@ -143,4 +147,5 @@ class _StopAsInterrupt:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
