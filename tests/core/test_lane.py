@@ -61,7 +61,9 @@ async def test_one_waiter_too_many_is_refused_at_once() -> None:
     waiter = asyncio.create_task(lane.acquire())
     await spin()
 
-    with pytest.raises(PoolBusy, match=r"'db' is busy: all 1 .* 1 are waiting[^$]*ask for fewer") as e:
+    with pytest.raises(
+        PoolBusy, match=r"'db' is busy: all 1 .* 1 are waiting[^$]*ask for fewer"
+    ) as e:
         await lane.acquire()
 
     assert e.value.retry_after == 1
@@ -218,7 +220,7 @@ async def _random_walk(script: list[tuple[str, int]], capacity: int, queue_limit
     lane = Lane("any", capacity, queue_limit=queue_limit)
     inside: dict[int, asyncio.Event] = {}
     arrived: list[int] = []
-    admitted: list[int] = []
+    admitted: list[tuple[float, int]] = []
     tasks: dict[int, asyncio.Task[None]] = {}
 
     async def visit(number: int, deadline: Deadline | None) -> None:
@@ -229,7 +231,7 @@ async def _random_walk(script: list[tuple[str, int]], capacity: int, queue_limit
         except (LaneBusy, DeadlineExceeded):
             return
         with permit:
-            admitted.append(number)
+            admitted.append((permit.since, number))
             inside[number] = leave
             assert lane.snapshot().in_use <= capacity
             assert len(inside) <= capacity
@@ -261,4 +263,5 @@ async def _random_walk(script: list[tuple[str, int]], capacity: int, queue_limit
     snapshot = lane.snapshot()
     assert (snapshot.in_use, snapshot.waiting) == (0, 0)
     assert snapshot.admitted >= len(admitted)
-    assert admitted == [number for number in arrived if number in set(admitted)]
+    order = [number for _, number in sorted(admitted)]
+    assert order == [number for number in arrived if number in order]

@@ -45,7 +45,12 @@ class LaneSnapshot:
 
 
 class Permit:
-    """The right to be in a lane; give it back with `release`, or by leaving a `with` block."""
+    """The right to be in a lane; give it back with `release`, or by leaving a `with` block.
+
+    Attributes:
+        since: When it was given, on the monotonic clock. From then on its place is taken, even
+            if the loop is late to run its holder.
+    """
 
     __slots__ = ("_journey", "_lane", "since")
 
@@ -77,12 +82,13 @@ class Permit:
 
 
 class _Waiter:
-    """One journey in the queue. Its future ends with None (admitted) or with the refusal."""
+    """One journey in the queue. Its future ends with its permit or with the refusal."""
 
-    __slots__ = ("future", "since")
+    __slots__ = ("future", "journey", "since")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.future: asyncio.Future[None] = loop.create_future()
+    def __init__(self, loop: asyncio.AbstractEventLoop, journey: Journey | None) -> None:
+        self.future: asyncio.Future[Permit] = loop.create_future()
+        self.journey = journey
         self.since = time.monotonic()
 
 
@@ -134,7 +140,9 @@ class Lane:
         if self._waiters or (self.capacity is not None and self._in_use >= self.capacity):
             return None
         self._in_use += 1
-        return self._admit(current_journey(), 0.0)
+        self._admitted += 1
+        self._waits.observe(0.0)
+        return Permit(self, current_journey())
 
     async def acquire(self, deadline: Deadline | None = None) -> Permit:
         """Wait for a permit.
@@ -162,26 +170,25 @@ class Lane:
 
     async def _queue(self, journey: Journey | None, deadline: Deadline | None) -> Permit:
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(loop)
+        waiter = _Waiter(loop, journey)
         self._waiters[waiter] = None
         timer = self._arm(loop, waiter, deadline)
         try:
-            await waiter.future
+            return await waiter.future
         except asyncio.CancelledError:
-            # Cancelled between being admitted and running again: hand the permit on.
-            if waiter.future.done() and not waiter.future.cancelled():
-                if waiter.future.exception() is None:
-                    self._pass_on()
-            else:
-                self._waiters.pop(waiter, None)
+            self._withdraw(waiter)
             raise
         finally:
             if timer is not None:
                 timer.cancel()
-            waited = time.monotonic() - waiter.since
-            if journey is not None:
-                journey.ledger.wait(self.name, waited)
-        return self._admit(journey, waited)
+
+    def _withdraw(self, waiter: _Waiter) -> None:
+        """Take a cancelled waiter out, or pass on the permit it got in the same step."""
+        if waiter.future.cancelled():
+            self._waiters.pop(waiter, None)
+            self._waited(waiter)
+        elif waiter.future.exception() is None:
+            waiter.future.result().release()
 
     def _arm(
         self, loop: asyncio.AbstractEventLoop, waiter: _Waiter, deadline: Deadline | None
@@ -199,7 +206,14 @@ class Lane:
         if not waiter.future.done():
             del self._waiters[waiter]
             self._timed_out += 1
+            self._waited(waiter)
             waiter.future.set_exception(error)
+
+    def _waited(self, waiter: _Waiter) -> float:
+        waited = time.monotonic() - waiter.since
+        if waiter.journey is not None:
+            waiter.journey.ledger.wait(self.name, waited)
+        return waited
 
     def _refusal(self, why: str) -> LaneBusy:
         return self._busy(
@@ -214,11 +228,6 @@ class Lane:
         ahead = (len(self._waiters) + 1) / (self.capacity or 1)
         return float(min(30, max(1, math.ceil(mean * ahead))))
 
-    def _admit(self, journey: Journey | None, waited: float) -> Permit:
-        self._admitted += 1
-        self._waits.observe(waited)
-        return Permit(self, journey)
-
     def _leave(self, held: float) -> None:
         self._holds.observe(held)
         self._pass_on()
@@ -229,7 +238,9 @@ class Lane:
             waiter, _ = self._waiters.popitem(last=False)
             # A loop that was closed under its waiters (a test that ended) wants nothing.
             if not waiter.future.done() and not waiter.future.get_loop().is_closed():
-                waiter.future.set_result(None)
+                self._admitted += 1
+                self._waits.observe(self._waited(waiter))
+                waiter.future.set_result(Permit(self, waiter.journey))
                 return
         self._in_use -= 1
 

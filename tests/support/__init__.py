@@ -1,0 +1,1 @@
+"""What several tests need: real servers, a wire that counts, clients."""

@@ -1,0 +1,52 @@
+"""Count round trips on a real wire: a loopback proxy between a client and its server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+
+class Wire:
+    """What went through the proxy.
+
+    Attributes:
+        port: Where the proxy listens.
+        trips: How often the client spoke after the server had last spoken.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self.port = 0
+        self.trips = 0
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(*self._target)
+        state = {"client_spoke": False}
+
+        async def forward(
+            source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, from_client: bool
+        ) -> None:
+            with suppress(ConnectionError):
+                while data := await source.read(65_536):
+                    if from_client and not state["client_spoke"]:
+                        self.trips += 1
+                    state["client_spoke"] = from_client
+                    sink.write(data)
+                    await sink.drain()
+            sink.close()
+
+        await asyncio.gather(
+            forward(reader, far_writer, from_client=True),
+            forward(far_reader, writer, from_client=False),
+        )
+
+
+@asynccontextmanager
+async def wire_to(host: str, port: int) -> AsyncIterator[Wire]:
+    """Run a counting proxy to a server."""
+    wire = Wire(host, port)
+    server = await asyncio.start_server(wire._carry, "127.0.0.1", 0)
+    wire.port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield wire
