@@ -1,0 +1,1 @@
+"""A small invoicing and image studio: the service to copy from."""

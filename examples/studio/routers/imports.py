@@ -1,0 +1,73 @@
+"""A file of 100,000 payments: checked in a process, stored by COPY, all of it or nothing."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+
+import asyncpg
+from fastapi import APIRouter, UploadFile
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from clearway import DbSession, get_logger, offload
+from studio.models import Payment, PaymentImport
+from studio.payments import COLUMNS, BadRow, Checked, check_payments
+from studio.problems import Problem
+from studio.schemas import ImportOut
+from studio.settings import studio_settings
+from studio.uploads import read_upload, shown_name
+
+router = APIRouter(prefix="/import", tags=["payments"])
+log = get_logger()
+
+_CHUNK = 1 << 19
+
+
+@router.post("", status_code=201)
+async def add(file: UploadFile, session: DbSession) -> ImportOut:
+    """Import a CSV of payments (reference, paid_on, payer, amount)."""
+    started = time.monotonic()
+    batch = PaymentImport(id=uuid.uuid4(), name=shown_name(file), rows=0)
+    checked = await _check(file, batch.id)
+    batch.rows = checked.rows
+    session.add(batch)
+    # SQLAlchemy sends BEGIN with its first statement, and COPY goes past it to the driver:
+    # without this flush the rows would be committed one way or the other.
+    await session.flush()
+    try:
+        await _copy(session, checked.csv)
+    except asyncpg.UniqueViolationError as error:
+        raise Problem(409, f"imported before: {error.detail}") from error
+    seconds = time.monotonic() - started
+    log.info("payments imported", rows=checked.rows, seconds=round(seconds, 3))
+    return ImportOut(id=batch.id, rows=checked.rows, seconds=seconds)
+
+
+async def _check(file: UploadFile, batch: uuid.UUID) -> Checked:
+    settings = studio_settings()
+    data = await read_upload(file, at_most=settings.max_csv_bytes)
+    try:
+        return await offload.process(
+            check_payments, data, str(batch), timeout=settings.import_timeout
+        )
+    except BadRow as error:
+        raise Problem(422, f"line {error.line}: {error.why}", line=error.line) from error
+
+
+async def _copy(session: AsyncSession, rows: bytes) -> None:
+    """Send rows by COPY, in the session's own transaction."""
+    connection = await (await session.connection()).get_raw_connection()
+    driver = connection.driver_connection
+    assert isinstance(driver, asyncpg.Connection)
+    await driver.copy_to_table(
+        Payment.__tablename__,
+        source=_chunks(rows),  # bytes as such would be taken for the name of a file
+        columns=("import_id", *COLUMNS),
+        format="csv",
+    )
+
+
+async def _chunks(rows: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(rows), _CHUNK):
+        yield rows[start : start + _CHUNK]
