@@ -15,10 +15,14 @@ class _Unopened(ModuleType):
 
     def __getattr__(self, name: str) -> object:
         spec = self.__spec__
-        if spec is None or spec.loader is None or name.startswith("__"):
+        if spec is None or spec.loader is None:
             raise AttributeError(name)
         self.__class__ = ModuleType  # type: ignore[assignment]  # an ordinary module from here on
-        spec.loader.exec_module(self)
+        try:
+            spec.loader.exec_module(self)
+        except BaseException:
+            self.__class__ = _Unopened  # the next import fails for the same reason, in words
+            raise
         return getattr(self, name)
 
 

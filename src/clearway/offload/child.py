@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType, ModuleType
+from types import FrameType, ModuleType, TracebackType
 from typing import Literal, cast
 
 from clearway.core.deadline import Deadline
@@ -204,7 +204,7 @@ def _call(context: Context | None, fn: Callable[..., object], args: tuple[object
 
 
 def _failure(error: BaseException, module: Callable[[str], str]) -> list[Chunk]:
-    text = "".join(traceback.format_exception(error))
+    text = "".join(traceback.format_exception(type(error), error, _users(error.__traceback__)))
     if isinstance(error, Exception):
         try:
             blob = pickle.dumps(error, 5)
@@ -215,6 +215,14 @@ def _failure(error: BaseException, module: Callable[[str], str]) -> list[Chunk]:
         except Exception:  # noqa: BLE001, S110 - it travels as text then
             pass
     return encode(Kind.FOREIGN, (type(error).__qualname__, _text_of(error), text))
+
+
+def _users(trace: TracebackType | None) -> TracebackType | None:
+    """Return the part of a traceback that is not ours; all of it where the call never began."""
+    rest = trace
+    while rest is not None and rest.tb_frame.f_code.co_filename == __file__:
+        rest = rest.tb_next
+    return rest or trace
 
 
 def _text_of(error: BaseException) -> str:

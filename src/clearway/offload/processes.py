@@ -157,13 +157,15 @@ class Processes:
         )
 
     async def _deliver(self, chunks: list[Chunk], name: str, limit: Limit) -> Frame:
-        try:
-            return await self._attempt(chunks, limit)
-        except Lost as lost:
-            if lost.accepted:
-                raise await self._obituary(lost, name) from None
-        # The worker had not begun (killed while idle, say), so nothing would run twice.
-        self._retried += 1
+        # A worker that had not begun (killed while idle, say) has run nothing, so the call goes
+        # to another: all that were idle may be dead, and the next after them is new.
+        for _ in range(self._settings.processes + 1):
+            try:
+                return await self._attempt(chunks, limit)
+            except Lost as lost:
+                if lost.accepted or self._loop is None:
+                    raise await self._obituary(lost, name) from None
+            self._retried += 1
         try:
             return await self._attempt(chunks, limit)
         except Lost as lost:
@@ -281,10 +283,12 @@ class Processes:
             out_of_memory = await self._pickler.run(oom_kills) > worker.kills_before
             code = worker.gone.result()
             why, fix = cause(code, out_of_memory), advice(code, out_of_memory)
-        return WorkerKilled(f"worker process {worker.pid} died while it ran {name}: {why}", fix=fix)
+        when = "while it ran" if lost.accepted else "before it began"
+        return WorkerKilled(f"worker process {worker.pid} died {when} {name}: {why}", fix=fix)
 
     def _require_open(self) -> None:
-        if self._loop is not asyncio.get_running_loop() or self._pid != os.getpid():
+        # The process first: in a forked child asyncio may know of no running loop.
+        if self._pid != os.getpid() or self._loop is not asyncio.get_running_loop():
             raise _not_open()
 
 

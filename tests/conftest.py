@@ -1,0 +1,44 @@
+"""What every test may ask for: both event loops, and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from clearway.dev.postgres import EmbeddedPostgres
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop"),
+    ]
+)
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Run every asynchronous test on asyncio's loop and on uvloop's."""
+    backend: tuple[str, dict[str, bool]] = request.param
+    return backend
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """Return the PostgreSQL of this run, started when it is first asked for."""
+    with EmbeddedPostgres() as server:
+        yield server
+
+
+@pytest.fixture
+def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """Return the URL of an empty database that is dropped after the test."""
+    name = f"test_{secrets.token_hex(6)}"
+    _sql(postgres, f"CREATE DATABASE {name}")
+    yield postgres.url.removesuffix("postgres") + name
+    _sql(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _sql(server: EmbeddedPostgres, statement: str) -> None:
+    # psql and not asyncpg: a fixture that is not asynchronous must not touch the test's loop.
+    subprocess.run([server.psql, server.url, "-qXc", statement], check=True, timeout=20)
