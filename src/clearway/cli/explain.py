@@ -26,7 +26,8 @@ def explain(
         return
     wanted = code.strip("[]").upper()
     if wanted not in pages:
-        near = difflib.get_close_matches(wanted, pages, n=3, cutoff=0.0)
+        near = [known for known in pages if known.startswith(wanted)]
+        near = near or difflib.get_close_matches(wanted, pages, n=3, cutoff=0.0)
         typer.echo(f"there is no code {code!r}; the nearest: {', '.join(sorted(near))}", err=True)
         raise typer.Exit(2)
     typer.echo(pages[wanted].removeprefix("## "))
