@@ -7,7 +7,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 # PostgreSQL stores no NUL in text and no number beyond 64 bits: met here it is a 422,
 # met there it would be a 500.
@@ -19,8 +19,11 @@ ShortText = Annotated[
     ),
 ]
 Number = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9/_.-]{0,39}$")]
-Money = Annotated[Decimal, Field(ge=0, max_digits=14, decimal_places=2)]
-Quantity = Annotated[Decimal, Field(gt=0, max_digits=12, decimal_places=3)]
+# As PostgreSQL will give them back, so that the answer to a POST and a later GET agree.
+_cents = AfterValidator(lambda value: value.quantize(Decimal("0.01")))
+_thousandths = AfterValidator(lambda value: value.quantize(Decimal("0.001")))
+Money = Annotated[Decimal, Field(ge=0, max_digits=14, decimal_places=2), _cents]
+Quantity = Annotated[Decimal, Field(gt=0, max_digits=12, decimal_places=3), _thousandths]
 RowId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, File, Path, UploadFile
 from fastapi.responses import Response
 from sqlalchemy import select
 
-from clearway import DbSession, ReadDbSession, get_logger, offload
+from clearway import DbSession, ReadDbSession, current_journey, offload
 from studio.models import Image, Thumbnail
 from studio.pictures import BrokenPicture, Developed, NotAPicture, make_thumbnails
 from studio.problems import Problem
@@ -17,7 +17,6 @@ from studio.settings import studio_settings
 from studio.uploads import read_upload, shown_name
 
 router = APIRouter(prefix="/images", tags=["images"])
-log = get_logger()
 
 
 @router.post("", status_code=201)
@@ -30,7 +29,8 @@ async def add(
     rows = [_row(shown_name(file), await _develop(file)) for file in files]
     session.add_all(rows)
     await session.flush()
-    log.info("photos added", photos=len(rows), first_id=rows[0].id)
+    if journey := current_journey():
+        journey.note(photos=len(rows))  # on the access line, which knows whether COMMIT came
     return [ImageOut.model_validate(row) for row in rows]
 
 

@@ -40,7 +40,7 @@ async def add(file: UploadFile, session: DbSession) -> ImportOut:
     except asyncpg.UniqueViolationError as error:
         raise Problem(409, f"imported before: {error.detail}") from error
     seconds = time.monotonic() - started
-    log.info("payments imported", rows=checked.rows, seconds=round(seconds, 3))
+    log.info("payments copied", rows=checked.rows, seconds=round(seconds, 3))
     return ImportOut(id=batch.id, rows=checked.rows, seconds=seconds)
 
 

@@ -9,13 +9,12 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import selectinload
 
-from clearway import DbSession, ReadDbSession, get_logger
+from clearway import DbSession, ReadDbSession, current_journey
 from studio.models import Invoice, InvoiceLine
 from studio.problems import Problem
 from studio.schemas import InvoiceHead, InvoiceIn, InvoiceOut, InvoicePage, RowId
 
 router = APIRouter(prefix="/invoices", tags=["invoices"])
-log = get_logger()
 
 
 @router.post("", status_code=201)
@@ -38,7 +37,10 @@ async def create(invoice: InvoiceIn, session: DbSession) -> InvoiceOut:
         if existing is None:
             raise
         raise Problem(409, f"invoice {invoice.number} exists", existing_id=existing) from error
-    log.info("invoice created", invoice_id=row.id, total=str(row.total))
+    # Not a line of its own: it would say "created" before COMMIT has had its say. The access
+    # line is written after that, with the status that was sent.
+    if journey := current_journey():
+        journey.note(invoice_id=row.id)
     return InvoiceOut.model_validate(row)
 
 

@@ -1,0 +1,212 @@
+"""Drive the whole service once over HTTP, with real input, and say what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from studio.inputs import Inputs, payments
+from studio.pictures import SIZES
+from studio.service import Service
+from studio.stream import LogStream
+from studio.visitor import Visitor
+
+_LIGHT = "/invoices?limit=1"
+_INVOICES = 60
+_GOOD_LOGINS = 4
+_BAD_LOGINS = 2
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What was done and how long it took; times in seconds."""
+
+    alone: list[float] = field(default_factory=list)
+    beside: list[float] = field(default_factory=list)
+    photos: int = 0
+    thumbnails: int = 0
+    photo_time: float = 0.0
+    invoices: int = 0
+    rows: int = 0
+    rows_per_second: float = 0.0
+
+
+def smoke(database_url: str, port: int, inputs: Inputs) -> int:
+    """Start the service, drive it, stop it, print a table; return 0 if all was well, else 1."""
+    logs = LogStream()
+    service = Service(database_url, port, output=logs.input, env={"CLEARWAY_LOGS__FORMAT": "json"})
+    try:
+        with service:
+            outcome, visitor = asyncio.run(_drive(service.url, inputs))
+    finally:
+        ended = logs.finish(10)
+    visitor.expect(ended, "something that the service had started outlived it")
+    visitor.expect(service.code == 0, f"the service ended with {service.code}")
+    missing = _missing(visitor, logs)
+    visitor.expect(not missing, f"{len(missing)} requests have no access line: {missing[:5]}")
+    console = Console(highlight=False)
+    console.print(_table(outcome, visitor, logs))
+    for fault in visitor.faults:
+        console.print(f"not as it should be: {fault}", style="red", markup=False)
+    return 1 if visitor.faults else 0
+
+
+async def _drive(url: str, inputs: Inputs) -> tuple[_Outcome, Visitor]:
+    outcome = _Outcome()
+    photos = [await asyncio.to_thread(photo.read_bytes) for photo in inputs.photos]
+    table = await asyncio.to_thread(inputs.payments.read_bytes)
+    async with Visitor(url) as visitor:
+        await _make_invoices(visitor, outcome)
+        await _make_thumbnails(visitor, outcome, photos)
+        await _import(visitor, outcome, table)
+        await _log_in(visitor)
+    return outcome, visitor
+
+
+async def _make_invoices(visitor: Visitor, outcome: _Outcome) -> None:
+    """Create invoices, each read back at once; then one too many and one that cannot commit."""
+
+    async def create(number: int) -> None:
+        made = await visitor.post("/invoices", _invoice(f"S-{number}"), 201)
+        await visitor.get(f"/invoices/{made['id']}")
+        outcome.invoices += 1
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(_INVOICES):
+            group.create_task(create(number))
+    await visitor.post("/invoices", _invoice("S-0"), 409)
+    refused = await visitor.post("/invoices", _invoice("S-wrong", total="1.00"), 500)
+    visitor.expect(refused.get("code") == "CW221", f"not a failed COMMIT: {refused}")
+    seen = await _count_invoices(visitor)
+    visitor.expect(seen == _INVOICES, f"{seen} invoices are stored, not {_INVOICES}")
+
+
+async def _count_invoices(visitor: Visitor) -> int:
+    count = 0
+    after: int | None = 0
+    while after is not None:
+        page = json.loads(await visitor.get(f"/invoices?limit=25&after={after}"))
+        count, after = count + len(page["items"]), page["next"]
+    return count
+
+
+async def _make_thumbnails(visitor: Visitor, outcome: _Outcome, photos: list[bytes]) -> None:
+    """Send all photos twice, all at one time, and watch what a light request notices of it."""
+    outcome.alone = [await visitor.timed_get(_LIGHT) for _ in range(100)]
+    started = time.perf_counter()
+    sending = asyncio.gather(
+        *(visitor.upload("/images", "files", photo, 201) for photo in photos * 2)
+    )
+    while not sending.done():
+        outcome.beside.append(await visitor.timed_get(_LIGHT))
+        await asyncio.sleep(0.005)
+    for images in await sending:
+        outcome.photos += len(images)
+        for image in images:
+            outcome.thumbnails += len(image["thumbnails"])
+    outcome.photo_time = time.perf_counter() - started
+    for images in await sending:
+        await _look_at(visitor, images[0])
+
+
+async def _look_at(visitor: Visitor, image: Mapping[str, Any]) -> None:
+    for size, side in SIZES.items():
+        jpeg = await visitor.get(f"/images/{image['id']}/thumbnails/{size}")
+        with Image.open(io.BytesIO(jpeg)) as thumbnail:
+            thumbnail.load()
+            upright = (thumbnail.height > thumbnail.width) == (image["height"] > image["width"])
+            visitor.expect(max(thumbnail.size) == side, f"{size} is {thumbnail.size}")
+            visitor.expect(upright, f"{image['name']} lies on its side")
+
+
+async def _import(visitor: Visitor, outcome: _Outcome, table: bytes) -> None:
+    """Import a file; then one with a bad last row, of which nothing may be stored."""
+    done = await visitor.upload("/import", "file", table, 201)
+    outcome.rows = done["rows"]
+    outcome.rows_per_second = done["rows"] / done["seconds"]
+    await visitor.upload("/import", "file", table, 409)
+    good = payments(1000, seed=2)
+    refused = await visitor.upload("/import", "file", good + b"oops\r\n", 422)
+    visitor.expect(refused.get("line") == 1002, f"the bad row was not named: {refused}")
+    await visitor.upload("/import", "file", good, 201)  # a 409 if any of it had been stored
+
+
+async def _log_in(visitor: Visitor) -> None:
+    for _ in range(_BAD_LOGINS):
+        await visitor.post("/login", {"name": "demo", "password": "wrong"}, 401)
+    first = await visitor.post("/login", {"name": "demo", "password": "demo"}, 200)
+    counted = first["failed_before"]
+    visitor.expect(counted == _BAD_LOGINS, f"{counted} refusals were counted, not {_BAD_LOGINS}")
+    async with asyncio.TaskGroup() as group:
+        for _ in range(_GOOD_LOGINS - 1):
+            body = {"name": "demo", "password": "demo"}
+            group.create_task(visitor.post("/login", body, 200))
+
+
+def _invoice(number: str, total: str | None = None) -> dict[str, object]:
+    lines = [
+        {"description": "portrait session", "quantity": "1.5", "unit_price": "120.00"},
+        {"description": "print, 30 x 40 cm", "quantity": "3", "unit_price": "18.90"},
+    ]
+    summed = sum(Decimal(line["quantity"]) * Decimal(line["unit_price"]) for line in lines)
+    return {
+        "number": number,
+        "customer": "Ada Lovelace",
+        "issued_on": "2026-11-22",
+        "total": total or str(summed),
+        "lines": lines,
+    }
+
+
+def _missing(visitor: Visitor, logs: LogStream) -> list[str]:
+    seen = {event["request_id"] for event in logs.events("request")}
+    return [id for id in visitor.ids if id not in seen]
+
+
+def _table(outcome: _Outcome, visitor: Visitor, logs: LogStream) -> Table:
+    table = Table(title="studio, driven once", title_justify="left", show_header=False)
+    speed = outcome.photos / outcome.photo_time
+    dropped = sum(int(str(event["dropped"])) for event in logs.events("log lines dropped"))
+    for name, what in (
+        ("thumbnails", f"{outcome.thumbnails} from {outcome.photos} photos, {speed:.1f} photos/s"),
+        ("light route alone", _quantiles(outcome.alone)),
+        ("light route beside photos", _quantiles(outcome.beside)),
+        ("invoices", f"{outcome.invoices} created, 1 refused (409), 1 COMMIT failed (500)"),
+        ("payments", f"{outcome.rows:,} rows, {outcome.rows_per_second:,.0f} rows/s"),
+        ("logins", f"{_GOOD_LOGINS} accepted, {_BAD_LOGINS} refused and counted"),
+        ("log lines", f"{len(logs.lines)} written, {dropped} dropped"),
+        ("slowest request", _slowest(logs)),
+        ("request ids", f"{len(visitor.ids)} sent, {len(_missing(visitor, logs))} not logged"),
+    ):
+        table.add_row(name, what)
+    return table
+
+
+def _quantiles(seconds: list[float]) -> str:
+    ordered = sorted(seconds)
+    p50, p99 = (1000 * ordered[int(q * (len(ordered) - 1))] for q in (0.5, 0.99))
+    return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms ({len(ordered)} requests)"
+
+
+def _slowest(logs: LogStream) -> str:
+    """Return the slowest request and what it waited for, from its access line."""
+    lines = list(logs.events("request"))
+    if not lines:
+        return "unknown: no access line"
+    line = max(lines, key=lambda event: float(str(event["duration_ms"])))
+    ledger = ", ".join(
+        f"{name.removesuffix('_ms').replace('_', ' ')} {value} ms"
+        for name, value in line.items()
+        if name.endswith("_ms") and name != "duration_ms"
+    )
+    return f"{line['method']} {line['route']}, {line['duration_ms']} ms: {ledger or 'no waits'}"

@@ -1,0 +1,81 @@
+"""A client that knows what it asked for, and notices what it did not get."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import time
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+
+class Visitor:
+    """Calls one service, each request under an id of its own.
+
+    Args:
+        url: Where the service is.
+
+    Attributes:
+        ids: The request ids that were sent.
+        faults: What was not as it should be, in words.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.ids: list[str] = []
+        self.faults: list[str] = []
+        self._numbers = itertools.count(1)
+        self._http = aiohttp.ClientSession(
+            url, connector=aiohttp.TCPConnector(limit=64), timeout=aiohttp.ClientTimeout(60)
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._http.close()
+
+    def expect(self, what: bool, otherwise: str) -> None:
+        """Note a fault unless something is true."""
+        if not what:
+            self.faults.append(otherwise)
+
+    async def get(self, path: str, status: int = 200) -> bytes:
+        """Return the body of a GET."""
+        return await self._call("GET", path, status)
+
+    async def timed_get(self, path: str) -> float:
+        """Return the seconds that a GET took."""
+        started = time.perf_counter()
+        await self.get(path)
+        return time.perf_counter() - started
+
+    async def post(self, path: str, body: object, status: int) -> Any:
+        """Return the decoded answer to a JSON body."""
+        return json.loads(await self._call("POST", path, status, json=body))
+
+    async def upload(self, path: str, field: str, data: bytes, status: int) -> Any:
+        """Return the decoded answer to a file."""
+        form = aiohttp.FormData()
+        form.add_field(field, io.BytesIO(data), filename="upload")
+        return json.loads(await self._call("POST", path, status, data=form))
+
+    async def _call(self, method: str, path: str, status: int, **body: Any) -> bytes:
+        id = f"smoke-{next(self._numbers)}"
+        self.ids.append(id)
+        headers = {"X-Request-ID": id}
+        async with self._http.request(method, path, headers=headers, **body) as answer:
+            content = await answer.read()
+        self.expect(
+            answer.status == status,
+            f"{method} {path} answered {answer.status}, not {status}: {content[:300]!r}",
+        )
+        self.expect(answer.headers.get("X-Request-ID") == id, f"{method} {path} lost its id {id}")
+        return content
