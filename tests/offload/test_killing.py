@@ -369,6 +369,7 @@ def test_nothing_is_left_after_kill_9_of_the_parent(tmp_path: Path, forked: bool
     assert left == []
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_must_not_use_the_parents_workers() -> None:
     """In a process forked from the parent a call is refused and a close kills nothing."""
 

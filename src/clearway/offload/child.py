@@ -27,6 +27,8 @@ from clearway.offload.wire import Chunk, Decoder, Frame, Kind, decode, encode
 # Seconds that clean-up at the end may take: threads that the calls left behind, say.
 LINGER = 1.5
 
+_STARTED = b"".join(encode(Kind.STARTED, None))
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -138,7 +140,7 @@ class _Worker:
         while (frame := self._receive()) is not None:
             if frame.kind is Kind.CALL:
                 # Before any byte of the call is looked at: without it, nothing has run.
-                self._send(encode(Kind.STARTED, None))
+                self._sock.sendall(_STARTED)
                 self._send(self._answer(frame))
             elif not self._prepare(frame):
                 return

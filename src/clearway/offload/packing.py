@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -133,7 +134,9 @@ def _main() -> tuple[str | None, str | None]:
     """Return the name of our main module if it was run by `-m`, else its file."""
     main = sys.modules.get("__main__")
     name = getattr(getattr(main, "__spec__", None), "name", None)
-    return name, None if name is not None else getattr(main, "__file__", None)
+    path = getattr(main, "__file__", None)
+    # `python -` calls its file "<stdin>".
+    return name, path if name is None and path is not None and os.path.isfile(path) else None
 
 
 def _refuse_homeless(fn: object) -> None:
