@@ -41,7 +41,7 @@ class Stamp:
         second, rest = divmod(time.time_ns(), 1_000_000_000)
         kept = self._second  # one tuple: a thread must not pair it with another's second
         if kept[0] != second:
-            kept = self._second = (second, iso(second))
+            kept = self._second = (second, _to_the_second(second))
         return f"{kept[1]}.{rest // 1000:06d}Z"
 
     def begin(self, level: str, event: object, journey: Journey | None) -> Fields:
@@ -56,9 +56,13 @@ class Stamp:
         return fields
 
 
-def iso(second: float) -> str:
-    """Return a Unix time, down to the second, as ISO 8601 without its zone."""
+def _to_the_second(second: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+def iso(moment: float) -> str:
+    """Return a Unix time in seconds as the lines' timestamps show it."""
+    return f"{_to_the_second(moment)}.{int(moment * 1_000_000) % 1_000_000:06d}Z"
 
 
 class Renderer:
@@ -129,7 +133,7 @@ class Renderer:
         line = self._stamp.begin("warning", "log lines dropped", None)
         line["dropped"] = sum(report.by_level.values())
         line["by_level"] = report.by_level
-        line["since"] = f"{iso(report.since)}Z"
+        line["since"] = iso(report.since)
         return self.dumps(line)
 
 

@@ -156,7 +156,11 @@ def _batch(fd: int) -> int:
 
 
 def _takes_nowait(fd: int, mode: int) -> bool:
-    """Try RWF_NOWAIT on a private thing of the same kind: an empty write says nothing."""
+    """Try RWF_NOWAIT on a private thing of the same kind: an empty write says nothing.
+
+    The kind includes the file system: a pipe with a name (`mkfifo`) refuses what one without
+    takes (ENOTSUP, Linux 6.18).
+    """
     if not hasattr(os, "RWF_NOWAIT"):
         return False
     if stat.S_ISFIFO(mode):
@@ -164,11 +168,12 @@ def _takes_nowait(fd: int, mode: int) -> bool:
     elif stat.S_ISSOCK(mode):
         reader, writer = (end.detach() for end in socket.socketpair())
     elif stat.S_ISCHR(mode) and os.fstat(fd).st_rdev == os.stat(os.devnull).st_rdev:
-        reader, writer = os.dup(fd), os.open(os.devnull, os.O_WRONLY)
+        reader, writer = os.dup(fd), os.dup(fd)
     else:
         return False
     try:
-        return os.pwritev(writer, (b"\n",), -1, os.RWF_NOWAIT) == 1
+        alike = os.fstat(writer).st_dev == os.fstat(fd).st_dev
+        return alike and os.pwritev(writer, (b"\n",), -1, os.RWF_NOWAIT) == 1
     except OSError:
         return False
     finally:

@@ -265,7 +265,7 @@ class Writer:
 
     def _fail(self, error: OSError) -> None:
         """Give up what waits, and try again only after a while."""
-        if not self._back_off:
+        if not self._back_off and not self._closed:
             _say(f"clearway: the log target is broken, lines are dropped and counted: {error}")
         first, longest = _BACK_OFF
         self._back_off = min(longest, self._back_off * 2 or first)
