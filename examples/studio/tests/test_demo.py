@@ -1,0 +1,171 @@
+"""The demo as a person runs it: one command, real processes, real signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from studio.tests.conftest import Studio
+from studio.visitor import Visitor
+
+EXAMPLES = Path(__file__).parents[2]
+_MARK = "STUDIO_TEST_RUN"
+
+
+class Demo:
+    """A run of `python -m studio` and everything that it starts, known by a mark."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.mark = secrets.token_hex(8)
+        self.process = subprocess.Popen(  # noqa: S603 - this test's own program
+            [sys.executable, "-m", "studio", "--port", "0", *arguments],
+            cwd=EXAMPLES,
+            env=os.environ | {_MARK: self.mark},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def read_until(self, pattern: str) -> str:
+        """Return the first match in the output."""
+        assert self.process.stdout is not None
+        output = ""
+        for line in self.process.stdout:
+            output += line
+            if found := re.search(pattern, line):
+                return found[0]
+        raise AssertionError(output)
+
+    def running(self) -> list[psutil.Process]:
+        """Return every live process that this run has started, itself included."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def everything_ends_within(self, seconds: float) -> bool:
+        """Wait for the last process to end."""
+        patience = time.monotonic() + seconds
+        while self.running():
+            if time.monotonic() > patience:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def end(self) -> None:
+        """Kill what is left."""
+        for process in self.running():
+            process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return (
+                process.environ().get(_MARK) == self.mark
+                and process.status() != psutil.STATUS_ZOMBIE
+            )
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return False
+
+
+@pytest.fixture
+def demo() -> Iterator[Callable[..., Demo]]:
+    """Return a function that starts the demo."""
+    started: list[Demo] = []
+
+    def start(*arguments: str) -> Demo:
+        started.append(Demo(*arguments))
+        return started[-1]
+
+    yield start
+    for run in started:
+        run.end()
+
+
+def _use(url: str, small_photo: Callable[..., bytes]) -> None:
+    """Have the service open a connection and start a worker process."""
+    answer = httpx.post(f"{url}/images", files={"files": small_photo()}, timeout=30)
+    assert answer.status_code == 201
+
+
+@pytest.mark.timeout(120)
+def test_smoke_drives_everything_and_leaves_nothing(demo: Callable[..., Demo]) -> None:
+    """Exit code 0, a table of what happened, and no process behind."""
+    run = demo("--smoke")
+    output, _ = run.process.communicate(timeout=110)
+    assert run.process.returncode == 0, output
+    for row in ("24 from 8 photos", "60 created", "100,000 rows", "0 dropped", "0 not logged"):
+        assert row in output
+    assert run.everything_ends_within(10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_stops_everything(
+    demo: Callable[..., Demo], small_photo: Callable[..., bytes], number: signal.Signals
+) -> None:
+    """Service, workers and PostgreSQL end within seconds, and the exit code is 0."""
+    run = demo()
+    url = run.read_until(r"http://127\.0\.0\.1:\d+")
+    _use(url, small_photo)
+    run.process.send_signal(number)
+    assert run.process.wait(20) == 0
+    assert run.everything_ends_within(5)
+
+
+def test_kill_9_leaves_nothing(
+    demo: Callable[..., Demo], small_photo: Callable[..., bytes]
+) -> None:
+    """The kernel takes service, workers and PostgreSQL along."""
+    run = demo()
+    url = run.read_until(r"http://127\.0\.0\.1:\d+")
+    _use(url, small_photo)
+    assert len(run.running()) > 4  # demo, PostgreSQL and its backends, service, worker
+    run.process.kill()
+    assert run.everything_ends_within(20)
+
+
+def test_the_demo_says_when_its_service_has_died(demo: Callable[..., Demo]) -> None:
+    """A service that ends by itself ends the demo, with exit code 1."""
+    run = demo()
+    url = run.read_until(r"http://127\.0\.0\.1:\d+")
+    port = url.rpartition(":")[2]
+    service = next(p for p in run.running() if "run" in p.cmdline() and port in p.cmdline())
+    service.kill()
+    assert run.process.wait(20) == 1
+    assert run.everything_ends_within(5)
+
+
+def test_the_curl_lines_work_as_printed(demo: Callable[..., Demo]) -> None:
+    """A person can paste them."""
+    run = demo()
+    lines = [run.read_until(r"curl .*").partition("  #")[0] for _ in range(3)]
+    for line in lines:
+        done = subprocess.run(  # noqa: S602 - a shell is what a person pastes into
+            f"{line} --silent --fail-with-body", shell=True, capture_output=True, timeout=30
+        )
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+
+
+def test_the_smoke_run_notices_what_is_wrong(studio: Studio) -> None:
+    """A wrong status is a fault: the smoke run cannot pass by looking away."""
+
+    async def visit() -> list[str]:
+        async with Visitor(studio.url) as visitor:
+            await visitor.get("/invoices/999999999")
+            await visitor.get("/invoices?limit=1")
+            return visitor.faults
+
+    faults = asyncio.run(visit())
+    assert len(faults) == 1
+    assert "answered 404, not 200" in faults[0]
