@@ -26,9 +26,9 @@ def main() -> int:
     # A shell starts background jobs with SIGINT ignored, and `kill` sends SIGTERM.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    port = free_port(_PORT) if arguments.port is None else arguments.port or free_port()
     try:
-        _say("making the input" if not arguments.smoke else "making the input of the smoke run")
+        port = _port(arguments.port)
+        _say("making the input (kept for the next time)")
         inputs = make_inputs()
         _say("starting PostgreSQL")
         with EmbeddedPostgres() as server:
@@ -80,6 +80,14 @@ def _arguments() -> argparse.Namespace:
         "--port", type=int, help=f"TCP port; 0 for any (default: {_PORT}, or any if it is taken)"
     )
     return parser.parse_args()
+
+
+def _port(wanted: int | None) -> int:
+    """Return the port to use; one that was asked for is not silently replaced."""
+    port = free_port(_PORT if wanted is None else wanted)
+    if wanted and port != wanted:
+        raise ServiceFailed(f"port {wanted} is taken: name another, or 0 for any")
+    return port
 
 
 def _say(text: str) -> None:

@@ -146,6 +146,14 @@ def test_the_demo_says_when_its_service_has_died(demo: Callable[..., Demo]) -> N
     assert run.everything_ends_within(5)
 
 
+def test_a_port_that_is_taken_is_said(demo: Callable[..., Demo], studio: Studio) -> None:
+    """A port that was asked for is not silently replaced by another."""
+    run = demo("--port", studio.url.rpartition(":")[2])
+    output, _ = run.process.communicate(timeout=20)
+    assert run.process.returncode == 1
+    assert "is taken: name another" in output
+
+
 def test_the_curl_lines_work_as_printed(demo: Callable[..., Demo]) -> None:
     """A person can paste them."""
     run = demo()
