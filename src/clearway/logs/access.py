@@ -41,10 +41,12 @@ def _fields(journey: Journey, exchange: Exchange) -> Fields:
         "duration_ms": _ms(journey.age),
         "bytes_in": exchange.bytes_in,
         "bytes_out": exchange.bytes_out,
-        "client": exchange.client,
     }
-    if exchange.user_agent is not None:
-        fields["user_agent"] = exchange.user_agent
+    if exchange.peer is not None:
+        fields["client"] = exchange.client
+    user_agent = exchange.user_agent
+    if user_agent is not None:
+        fields["user_agent"] = user_agent
     if journey.error is not None:
         fields["error"] = type(journey.error).__name__
     if not exchange.complete:

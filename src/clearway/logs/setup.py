@@ -98,12 +98,13 @@ class Logs:
         Raises:
             LogTargetUnusable: The target cannot be opened for writing.
         """
+        if self._joined is None:
+            if _Process.taken is not None and self._settings.take_over != "off":
+                self._joined = _Process.taken.join()
+            elif self._wanted():
+                self._joined = _TakeOver(self._service, self._settings).join()
         if self._joined is not None:
             self._joined.capture.set_uvicorn_aside()
-        elif _Process.taken is not None and self._settings.take_over != "off":
-            self._joined = _Process.taken.join()
-        elif self._wanted():
-            self._joined = _TakeOver(self._service, self._settings).join()
 
     def _wanted(self) -> bool:
         if self._settings.take_over != "auto":

@@ -72,7 +72,7 @@ class Capture:
         self._kept: dict[str, _Kept] = {}
 
     def take(self) -> None:
-        """Put our handler at the root, and set uvicorn's own aside."""
+        """Put our handler at the root, and capture warnings."""
         root = logging.getLogger()
         self._root_level = root.level
         root.addHandler(self._handler)  # touchpoint: root-logger
@@ -80,10 +80,9 @@ class Capture:
         # touchpoint: warnings. The private name says whether somebody captures them already.
         self._warnings_were_captured = getattr(logging, "_warnings_showwarning", None) is not None
         logging.captureWarnings(True)
-        self.set_uvicorn_aside()
 
     def set_uvicorn_aside(self) -> None:
-        """Let uvicorn's records reach the root; again, if it was configured since."""
+        """Let uvicorn's records reach the root; called again after uvicorn was configured."""
         for name in _UVICORN:
             self._set_aside(name, propagate=True)
         if self._access:
