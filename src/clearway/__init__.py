@@ -63,7 +63,7 @@ def __getattr__(name: str) -> object:
         if extra not in {"db", "logs"}:
             raise
         raise ModuleNotFoundError(
-            f"{name} needs {error.name}: pip install 'clearway[{extra}]'", name=error.name
+            f"{name} needs {(error.name or '').partition('.')[0]}: pip install 'clearway[{extra}]'", name=error.name
         ) from error
     globals()[name] = value
     return value

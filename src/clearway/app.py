@@ -131,7 +131,7 @@ class Clearway:
         """Close what is open, the last first; calling it again does nothing."""
         if self._open:
             self._open = False
-            self._path.observers[:] = self._own_observers()
+            self._path.watch(self._own_observers())
             await self._parts.close()
 
     async def __aenter__(self) -> Self:
@@ -165,21 +165,22 @@ class Clearway:
                 await journey.settle(journey.wants_commit(False))
                 raise
             await journey.settle(journey.wants_commit(True))
-            for afterthought in journey.after_response:
+            for afterthought in journey.afterthoughts():
                 await afterthought()
 
     def _request_path(self) -> RequestPath:
         settings = self.settings
         probes = Probes(lambda: self.app.routes, lambda: {"lifespan": self._open})
-        return RequestPath(
+        path = RequestPath(
             settings=settings.request,
             road=self,
             parts=self._parts,
             probes=probes if settings.ops.probes else None,
             faults=Faults(),
-            observers=self._own_observers(),
             detailed=settings.service.development,
         )
+        path.watch(self._own_observers())
+        return path
 
     def _own_observers(self) -> list[Observer]:
         settings = self.settings
@@ -200,7 +201,7 @@ class Clearway:
         logs = self._logs = Logs(self.settings.service, self.settings.logs)
         await self._parts.open(logs)
         if logs.taken_over and self.settings.logs.access:
-            self._path.observers.append(logs.access)
+            self._path.watch([*self._own_observers(), logs.access])
 
     async def _open_database(self) -> None:
         if "clearway.db" not in sys.modules and self._engine is None:

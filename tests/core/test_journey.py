@@ -52,7 +52,7 @@ async def test_settling_runs_each_hook_once_and_rolls_back_after_a_failure() -> 
     async def second(commit: bool) -> None:
         calls.append(("second", commit))
 
-    journey.before_response += [first, second]
+    journey.before_response.extend([first, second])
 
     with pytest.raises(ValueError, match="no"):
         await journey.settle(commit=True)

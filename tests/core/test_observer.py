@@ -14,8 +14,9 @@ def test_a_fault_is_counted_and_said_once(capfd: pytest.CaptureFixture[str]) -> 
     def broken() -> None:
         raise KeyError("route")
 
+    watch = faults.guarded("AccessLine.finished", broken)
     for _ in range(3):
-        faults.guard("AccessLine.finished", broken)
+        watch()
 
     assert faults.counts == {"AccessLine.finished": 3}
     assert capfd.readouterr().err.count("AccessLine.finished") == 1

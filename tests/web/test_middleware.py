@@ -244,7 +244,7 @@ async def test_a_fault_in_an_observer_never_fails_a_request(
     app = busy_app()
     road = Clearway(app, Settings())
     async with serving(app) as client:
-        road._path.observers.append(Broken())
+        road._path.watch([Broken()])
         answer = await client.get("/json")
 
     assert (answer.status_code, answer.json()) == (200, {"one": 1})
@@ -344,7 +344,7 @@ async def test_after_response_runs_after_the_body_and_only_after_a_commit() -> N
         async def fine() -> None:
             log.append(f"after {status}")
 
-        journey.after_response += [broken, fine]
+        journey.after_response.extend([broken, fine])
         return Response(status_code=status)
 
     async with serving(app) as client:

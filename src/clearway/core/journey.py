@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
@@ -71,8 +71,8 @@ class Exchange:
     Attributes:
         method: The HTTP method, or `WEBSOCKET`.
         path: The path as the client sent it, without the query.
-        client: Address of the peer, without its port; None where the server tells none.
-        user_agent: As sent, None where absent.
+        peer: Address and port of the client; None where the server tells none.
+        headers: As ASGI has them, names in lower case.
         status: Status of the response; None until it began, and for a WebSocket.
         bytes_in: Bytes of the request body that the app has read.
         bytes_out: Bytes of the response body that were handed to the server.
@@ -81,12 +81,25 @@ class Exchange:
 
     method: str
     path: str
-    client: str | None = None
-    user_agent: str | None = None
+    peer: tuple[str, int] | None = None
+    headers: Sequence[tuple[bytes, bytes]] = ()
     status: int | None = None
     bytes_in: int = 0
     bytes_out: int = 0
     complete: bool = False
+
+    @property
+    def client(self) -> str | None:
+        """Return the address of the client without its port."""
+        return self.peer[0] if self.peer else None
+
+    @property
+    def user_agent(self) -> str | None:
+        """Return the client's User-Agent as it was sent."""
+        for name, value in self.headers:
+            if name == b"user-agent":
+                return value.decode("latin-1")
+        return None
 
 
 class Journey:
@@ -101,9 +114,8 @@ class Journey:
     """
 
     __slots__ = (
-        "_find_route", "_route", "_verdict", "after_response", "before_response", "committed",
-        "deadline", "error", "exchange", "id", "kind", "ledger", "notes", "parts", "started",
-        "units",
+        "_after", "_before", "_find_route", "_ledger", "_notes", "_route", "_units", "_verdict",
+        "committed", "deadline", "error", "exchange", "id", "kind", "parts", "started",
     )  # fmt: skip
 
     def __init__(
@@ -120,17 +132,58 @@ class Journey:
         self.deadline = deadline
         self.parts = parts
         self.started = time.monotonic()
-        self.ledger = Ledger()
         self.exchange: Exchange | None = None
         self.error: BaseException | None = None
-        self.notes: dict[str, object] = {}
-        self.units: dict[object, object] = {}
-        self.before_response: list[Settlement] = []
-        self.after_response: list[Afterthought] = []
         self.committed = False
+        # Made when first asked for: most requests have none of them.
+        self._ledger: Ledger | None = None
+        self._notes: dict[str, object] | None = None
+        self._units: dict[object, object] | None = None
+        self._before: list[Settlement] | None = None
+        self._after: list[Afterthought] | None = None
         self._verdict: bool | None = None
         self._route = None if callable(route) else route
         self._find_route = route if callable(route) else None
+
+    @property
+    def ledger(self) -> Ledger:
+        """The waits and holds of this journey so far."""
+        if self._ledger is None:
+            self._ledger = Ledger()
+        return self._ledger
+
+    @property
+    def notes(self) -> dict[str, object]:
+        """The fields that `note` has added."""
+        if self._notes is None:
+            self._notes = {}
+        return self._notes
+
+    @property
+    def units(self) -> dict[object, object]:
+        """What a room keeps for this journey, under a key of its own."""
+        if self._units is None:
+            self._units = {}
+        return self._units
+
+    @property
+    def before_response(self) -> list[Settlement]:
+        """What has to end before the response begins."""
+        if self._before is None:
+            self._before = []
+        return self._before
+
+    @property
+    def after_response(self) -> list[Afterthought]:
+        """What is to run after the response, if the journey committed."""
+        if self._after is None:
+            self._after = []
+        return self._after
+
+    @property
+    def unsettled(self) -> bool:
+        """Say whether something still hangs on `before_response`."""
+        return bool(self._before)
 
     @property
     def route(self) -> str | None:
@@ -159,6 +212,11 @@ class Journey:
     def wants_commit(self, otherwise: bool) -> bool:
         """Return what `keep` or `fail` decided, or `otherwise` when neither was called."""
         return otherwise if self._verdict is None else self._verdict
+
+    def afterthoughts(self) -> Iterator[Afterthought]:
+        """Take what hangs on `after_response`, one by one, also what is added meanwhile."""
+        while self._after:
+            yield self._after.pop(0)
 
     async def settle(self, commit: bool) -> None:
         """Run what hangs on `before_response`, each once and each whatever the others do.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope, Send
 
-PATHS = frozenset({"/livez", "/readyz"})
+_ENDINGS = ("/livez", "/readyz")
 
 
 class Probes:
@@ -33,10 +33,12 @@ class Probes:
 
     def wants(self, scope: Scope) -> bool:
         """Say whether this request is a probe that the app itself does not answer."""
-        if scope["type"] != "http" or scope["method"] not in {"GET", "HEAD"}:
+        if not scope["path"].endswith(_ENDINGS) or scope["type"] != "http":
+            return False
+        if scope["method"] not in {"GET", "HEAD"}:
             return False
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        return path in PATHS and not any(
+        return path in _ENDINGS and not any(
             route.matches(scope)[0] is not Match.NONE for route in self._routes()
         )
 

@@ -32,5 +32,7 @@ class RequestId(Observer):
 
     def responding(self, journey: Journey, headers: Headers) -> None:
         """Add the header."""
-        if not any(key.lower() == self._name for key, _ in headers):
-            headers.append((self._name, journey.id.encode("ascii")))
+        for key, _ in headers:
+            if key == self._name:
+                return
+        headers.append((self._name, journey.id.encode("ascii")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,7 +15,7 @@ from clearway.core.deadline import Deadline
 from clearway.core.histogram import Histogram
 from clearway.core.journey import Exchange, Journey, enter, leave
 from clearway.core.lane import Lane
-from clearway.core.observer import Faults, Headers, Observer
+from clearway.core.observer import Faults, Headers, Observer, Watches
 from clearway.core.parts import Parts
 from clearway.errors import DeadlineExceeded
 from clearway.settings import RequestSettings
@@ -24,6 +24,8 @@ from clearway.web.identity import accepted_id
 from clearway.web.lifespan import Lifespan, Openable
 from clearway.web.problem import Problem, describe
 from clearway.web.routes import route_template
+
+_KINDS = frozenset({"http", "websocket"})
 
 SETTLE_WITHIN = 5.0
 """Seconds that a rollback may take after the request was cancelled."""
@@ -38,6 +40,7 @@ class RequestPath:
         lane: The lane `requests`: how many are in flight and for how long.
         would_expire: Requests that outlived `request.timeout` in mode `observe`, in seconds.
         detailed: Problem answers say what happened (development).
+        watches: What the observers want to see, by the moment; none of it can fail a request.
     """
 
     settings: RequestSettings
@@ -45,22 +48,21 @@ class RequestPath:
     parts: Parts
     probes: Probes | None
     faults: Faults
-    observers: list[Observer]
     detailed: bool
     lane: Lane = field(default_factory=lambda: Lane("requests"))
     would_expire: Histogram = field(default_factory=Histogram)
+    watches: Watches = field(init=False)
     id_header: bytes = field(init=False)
     enforced: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        self.watches = Watches((), self.faults)
         self.id_header = self.settings.id_header.lower().encode("ascii")
         self.enforced = self.settings.timeout_mode == "enforce"
 
-    def tell(self, moment: str, *args: object) -> None:
-        """Call every observer for one moment of a request; none of them can fail it."""
-        for observer in self.observers:
-            place = f"{type(observer).__name__}.{moment}"
-            self.faults.guard(place, getattr(observer, moment), *args)
+    def watch(self, observers: Sequence[Observer]) -> None:
+        """Let these observers, and no others, see the requests from now on."""
+        self.watches = Watches(observers, self.faults)
 
 
 class ClearwayMiddleware:
@@ -72,14 +74,13 @@ class ClearwayMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
-        if scope["type"] == "lifespan":
+        kind = scope["type"]
+        if kind == "lifespan":
             await Lifespan(self.app, self.path.road)(scope, receive, send)
-        elif scope["type"] not in {"http", "websocket"} or "clearway.journey" in scope:
+            return
+        if kind not in _KINDS or "clearway" in scope:
             await self.app(scope, receive, send)
-        else:
-            await self._serve(scope, receive, send)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+            return
         probes = self.path.probes
         try:
             probe = probes if probes is not None and probes.wants(scope) else None
@@ -108,7 +109,9 @@ class _Responder:
         self.started = False
         self.failure: Exception | None = None
         self.inner: anyio.CancelScope | None = None
-        self.exchange = _exchange(scope)
+        self.exchange = Exchange(
+            scope.get("method", "WEBSOCKET"), scope["path"], scope.get("client"), scope["headers"]
+        )
         settings = path.settings
         self.journey = Journey(
             "websocket" if scope["type"] == "websocket" else "request",
@@ -118,38 +121,35 @@ class _Responder:
             parts=path.parts,
         )
         self.journey.exchange = self.exchange
-        scope["clearway.journey"] = self.journey
+        # Not the journey itself: that would close a cycle and keep the collector busy.
+        scope["clearway"] = True
 
     async def run(self) -> None:
         """Run the app for this request, and leave nothing of it unsettled."""
         journey, path = self.journey, self.path
+        permit = path.lane.try_acquire() or await path.lane.acquire()
         token = enter(journey)
         try:
-            with await path.lane.acquire():
-                path.tell("started", journey)
-                await self._travel()
-            if self.failure is not None and (self.exchange.status or 500) >= 500:
-                raise self.failure
-        finally:
-            leave(token)
-
-    async def _travel(self) -> None:
-        try:
-            await self._call_app()
+            for started in path.watches.started:
+                started(journey)
+            if path.enforced and journey.kind == "request":
+                await self._call_within(path.settings.timeout)
+            else:
+                await self.app(self.scope, self._read, self._write)
         except BaseException as error:
-            self.journey.error = error
+            journey.error = error
             raise
         finally:
-            await self._abandon()
-            self.path.tell("finished", self.journey)
-            if self.journey.committed:
+            if journey.unsettled:
+                await self._abandon()
+            for finished in path.watches.finished:
+                finished(journey)
+            if journey.committed:
                 await self._afterwards()
-
-    async def _call_app(self) -> None:
-        if self.path.enforced and self.scope["type"] == "http":
-            await self._call_within(self.path.settings.timeout)
-        else:
-            await self.app(self.scope, self._read, self._write)
+            permit.release()
+            leave(token)
+        if self.failure is not None and (self.exchange.status or 500) >= 500:
+            raise self.failure
 
     async def _call_within(self, seconds: float) -> None:
         """Call the app, cancel it at the deadline unless the response has begun, answer 504."""
@@ -179,37 +179,39 @@ class _Responder:
             self.exchange.bytes_in += len(message.get("body", b""))
         return message
 
-    async def _write(self, message: Message) -> None:
+    def _write(self, message: Message) -> Awaitable[None]:
+        # Not a coroutine of its own: bodies go straight to the server's.
         kind = message["type"]
         if kind == "http.response.start":
-            await self._start(message)
-        elif self.failure is not None:
-            return  # our own answer has been sent in place of the app's
-        else:
-            if kind == "http.response.body":
-                self.exchange.bytes_out += len(message.get("body", b""))
-            elif kind == "websocket.accept":
-                message = {**message, "headers": self._decorated(message)}
-            await self.send(message)
-            if kind == "http.response.body" and not message.get("more_body", False):
-                self.exchange.complete = True
+            return self._start(message)
+        if self.failure is not None:
+            return _nothing()  # our own answer has been sent in place of the app's
+        if kind == "http.response.body":
+            self.exchange.bytes_out += len(message.get("body", b""))
+            self.exchange.complete = not message.get("more_body", False)
+        elif kind == "websocket.accept":
+            message = {**message, "headers": self._decorated(message)}
+        return self.send(message)
 
     async def _start(self, message: Message) -> None:
         if self.failure is not None:
             return
         self.started = True
-        status = message["status"]
-        try:
-            await self.journey.settle(self.journey.wants_commit(status < 400))
-        except Exception as error:  # noqa: BLE001 - whatever it is, no 2xx may leave after it
-            await self._replace(error)
-            return
+        journey, status = self.journey, message["status"]
+        journey.committed = journey.wants_commit(status < 400)
+        if journey.unsettled:
+            try:
+                await journey.settle(journey.committed)
+            except Exception as error:  # noqa: BLE001 - whatever it is, no 2xx may leave after it
+                await self._replace(error)
+                return
         self._began(status)
         await self.send({**message, "headers": self._decorated(message)})
 
     def _decorated(self, message: Message) -> Headers:
         headers: Headers = list(message.get("headers", ()))
-        self.path.tell("responding", self.journey, headers)
+        for responding in self.path.watches.responding:
+            responding(self.journey, headers)
         return headers
 
     def _began(self, status: int) -> None:
@@ -236,8 +238,6 @@ class _Responder:
 
     async def _abandon(self) -> None:
         """Roll back what no response has settled, in bounded time even when cancelled."""
-        if not self.journey.before_response:
-            return
         with anyio.move_on_after(SETTLE_WITHIN, shield=True):
             try:
                 await self.journey.settle(commit=False)
@@ -245,23 +245,15 @@ class _Responder:
                 self.path.faults.record("rollback", error)
 
     async def _afterwards(self) -> None:
-        while self.journey.after_response:
-            hook = self.journey.after_response.pop(0)
+        for hook in self.journey.afterthoughts():
             try:
                 await hook()
             except Exception as error:  # noqa: BLE001 - one failure never skips the next
                 self.path.faults.record("after_response", error)
 
 
-def _exchange(scope: Scope) -> Exchange:
-    client = scope.get("client")
-    agent = next((value for key, value in scope["headers"] if key == b"user-agent"), None)
-    return Exchange(
-        method=scope.get("method", "WEBSOCKET"),
-        path=scope["path"],
-        client=client[0] if client else None,
-        user_agent=None if agent is None else agent.decode("latin-1"),
-    )
+async def _nothing() -> None:
+    """Swallow a message."""
 
 
 def _runs_in_thread(endpoint: Callable[..., object] | None) -> bool:
