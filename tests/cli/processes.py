@@ -57,8 +57,10 @@ def serving(*arguments: str, cwd: Path, **env: str) -> Iterator[subprocess.Popen
     try:
         yield process
     finally:
+        family = offspring(process.pid)
         process.kill()
         process.wait()
+        until(lambda: all(gone(member) for member in family))
 
 
 def offspring(pid: int) -> list[psutil.Process]:

@@ -50,8 +50,8 @@ def locate(target: str | None, folder: Path) -> Found:
     return Found(place, attribute or None, folder)
 
 
-def load(found: Found, *, factory: bool = False) -> tuple[str, object]:
-    """Import an application and return its import string with it.
+def load(found: Found, *, factory: bool = False) -> object:
+    """Import and return an application.
 
     Args:
         found: What `locate` returned.
@@ -70,7 +70,7 @@ def load(found: Found, *, factory: bool = False) -> tuple[str, object]:
         for part in name.split("."):
             value = getattr(value, part, None)
         if callable(value):
-            return f"{found.module}:{name}", value
+            return value
     wanted = found.attribute or " or ".join(names)
     raise AppNotFound(
         f"module {found.module!r} ({module.__file__}) has no application named {wanted}",

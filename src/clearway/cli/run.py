@@ -15,6 +15,7 @@ import typer
 import uvicorn
 
 from clearway.cli import discovery, failure, serve
+from clearway.errors import StartError
 from clearway.settings import Settings
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -49,20 +50,22 @@ def run(
     app_dir: AppDir = Path(),
 ) -> None:
     """Serve an application until SIGTERM or Ctrl-C, then finish its requests."""
+    workers = 1 if reload else workers
     try:
         within = Settings().ops.shutdown_within
         found = discovery.locate(app, app_dir.resolve())
-        import_string, _ = discovery.load(found, factory=factory)
-    except Exception as error:  # noqa: BLE001 - the app's code may raise anything; it is shown
+    except StartError as error:
         raise typer.Exit(failure.show(error)) from None
-    target = serve.announce(import_string, found.folder, factory=factory, reload=reload)
+    code = serve.rehearse(found, factory=factory, apart=workers > 1)
+    if code:
+        raise typer.Exit(code)
     serving = partial(
         uvicorn.run,
-        target,
+        serve.announce(found, factory=factory, reload=reload),
         factory=True,
         host=host,
         port=port,
-        workers=1 if reload else workers,
+        workers=workers,
         reload=reload,
         reload_dirs=[str(found.folder)] if reload else None,
         # With `auto` an application whose start-up failed would be served all the same.
@@ -70,7 +73,7 @@ def run(
         # What is left of the time closes connections and writes the last lines.
         timeout_graceful_shutdown=int(within * 0.8),
     )
-    raise typer.Exit(_exit_code(serving, workers=1 if reload else workers))
+    raise typer.Exit(_exit_code(serving, workers=workers))
 
 
 def _exit_code(serving: Callable[[], None], *, workers: int) -> int:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from clearway.cli import discovery, failure
+from clearway.cli.discovery import Found
 from clearway.dev.launch import die_with_owner
 
 # uvicorn hands its children an import string and nothing else, so the rest travels here. The
@@ -19,32 +20,57 @@ _VARIABLE = "_CLEARWAY_SERVES"
 _STARTUP_FAILURE = 3
 
 
-def announce(import_string: str, folder: Path, *, factory: bool, reload: bool) -> str:
+def announce(found: Found, *, factory: bool, reload: bool) -> str:
     """Note the application for `build`, here and in child processes; return `build`'s name.
 
     Args:
-        import_string: `module:attribute` of the application.
-        folder: What must be on `sys.path` to import it.
+        found: Where the application is.
         factory: It is a function that makes the application.
         reload: A developer's server: it need not finish its requests if its parent is killed.
     """
     flags = ("factory" if factory else "", "reload" if reload else "")
-    os.environ[_VARIABLE] = "\n".join((import_string, str(folder), *flags))
+    place = (found.module, found.attribute or "", str(found.folder))
+    os.environ[_VARIABLE] = "\n".join((*place, *flags))
     return f"{__name__}:build"
 
 
 def build() -> object:
     """Import and return the application that was announced."""
-    import_string, folder, factory, reload = os.environ[_VARIABLE].split("\n")
+    module, attribute, folder, factory, reload = os.environ[_VARIABLE].split("\n")
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:
         # A server whose supervisor was killed would hold the port for ever. While it blocks its
         # loop it is deaf to SIGTERM, and a developer's server may well do that.
         die_with_owner(parent.pid, signal.SIGKILL if reload else signal.SIGTERM)
-    module, _, attribute = import_string.partition(":")
-    found = discovery.Found(module, attribute, Path(folder))
+    found = Found(module, attribute or None, Path(folder))
     try:
-        _, app = discovery.load(found, factory=bool(factory))
+        app = discovery.load(found, factory=bool(factory))
         return app() if factory and callable(app) else app
     except Exception as error:  # noqa: BLE001 - the app's code may raise anything; it is shown
-        sys.exit(failure.show(error) and _STARTUP_FAILURE)
+        failure.show(error)
+        sys.exit(_STARTUP_FAILURE)
+
+
+def rehearse(found: Found, *, factory: bool, apart: bool) -> int:
+    """Import the application, show what fails, and return the exit code.
+
+    Args:
+        found: Where the application is.
+        factory: It is a function that makes the application.
+        apart: Import it in a process that ends at once. A parent of workers that kept the
+            application's modules would hold as much memory as a worker, for nothing.
+    """
+    if not apart:
+        try:
+            discovery.load(found, factory=factory)
+        except Exception as error:  # noqa: BLE001 - the app's code may raise anything; it is shown
+            return failure.show(error)
+        return 0
+    child = multiprocessing.get_context("spawn").Process(target=_rehearse, args=(found, factory))
+    child.start()
+    child.join()
+    return child.exitcode or 0
+
+
+def _rehearse(found: Found, factory: bool) -> None:
+    sys.exit(rehearse(found, factory=factory, apart=False))
