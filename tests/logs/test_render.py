@@ -10,8 +10,8 @@ from typing import Any
 from structlog.contextvars import bound_contextvars
 
 from clearway.core.journey import Journey, travelling
+from clearway.logs.books import Dropped
 from clearway.logs.render import Renderer, Stamp
-from clearway.logs.writer import Dropped
 
 RENDERER = Renderer(Stamp("shop", "1.2"), 4096)
 

@@ -13,9 +13,9 @@ from structlog.typing import EventDict
 
 from clearway.core.journey import Journey, current_journey
 from clearway.logs import plain
+from clearway.logs.books import Dropped
 from clearway.logs.plain import Fields
 from clearway.logs.tracebacks import describe
-from clearway.logs.writer import Dropped
 
 _RESERVED = frozenset({"timestamp", "level"})
 

@@ -12,84 +12,15 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from clearway.logs import sinks
 from clearway.logs.backlog import BANDS, Backlog, band
+from clearway.logs.books import Books, Dropped, WriterSnapshot
 from clearway.logs.drains import Drain, LoopDrain, ThreadDrain, await_room
+from clearway.logs.flight import Flight
 
 _BATCHES_AT_A_TIME = 64  # 256 KiB on a pipe: under a millisecond of the loop
-_REPORT_EVERY = 1.0
 _BACK_OFF = (1.0, 60.0)  # seconds after a first failure, and the longest
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """Lines that were dropped since the last report.
-
-    Attributes:
-        by_level: How many of each level.
-        since: Unix time of the first, in seconds.
-    """
-
-    by_level: dict[str, int]
-    since: float
-
-
-@dataclass(frozen=True, slots=True)
-class WriterSnapshot:
-    """The writer's books: `emitted` is always `written` + `lost` + `pending`.
-
-    Attributes:
-        emitted: Lines that were given to the writer, its own drop reports included.
-        written: Lines that the target took whole.
-        dropped: Lines that were given up, by the name of their level.
-        pending: Lines that wait in memory.
-        pending_bytes: Memory of the waiting lines in bytes, overhead included.
-    """
-
-    emitted: int
-    written: int
-    dropped: dict[str, int]
-    pending: int
-    pending_bytes: int
-
-    @property
-    def lost(self) -> int:
-        """Return the number of dropped lines of all levels."""
-        return sum(self.dropped.values())
-
-
-class _Flight:
-    """Lines that are on their way out in one piece; never evicted, never reordered."""
-
-    __slots__ = ("_blob", "_done", "_ends", "bands")
-
-    def __init__(self, lines: list[tuple[bytes, int]], done: int = 0) -> None:
-        self._blob = b"".join(line for line, _ in lines)
-        self._done = done
-        self.bands = deque(place for _, place in lines)
-        self._ends: deque[int] = deque()
-        end = 0
-        for line, _ in lines:
-            end += len(line)
-            self._ends.append(end)
-
-    def __len__(self) -> int:
-        return len(self._blob)
-
-    @property
-    def rest(self) -> memoryview:
-        return memoryview(self._blob)[self._done :]
-
-    def advance(self, taken: int) -> int:
-        """Note that `taken` more bytes are out, and return how many lines that completed."""
-        self._done += taken
-        before = len(self._ends)
-        while self._ends and self._ends[0] <= self._done:
-            self._ends.popleft()
-            self.bands.popleft()
-        return before - len(self._ends)
 
 
 class Writer:
@@ -132,13 +63,10 @@ class Writer:
         self._owner = threading.Lock()
         self._inbox: deque[tuple[bytes, int]] = deque()
         self._backlog = Backlog(self._buffer_bytes)
-        self._flight: _Flight | None = None
-        self._emitted = self._written = 0
-        self._dropped = [0] * len(BANDS)
-        self._unreported = [0] * len(BANDS)
-        self._dropping_since = self._reported_at = 0.0
+        self._flight: Flight | None = None
+        self._books = Books()
         self._broken_until = self._back_off = 0.0
-        self._last = WriterSnapshot(0, 0, {}, 0, 0)
+        self._last = self._books.snapshot(0, 0)
         self._drain: Drain = (
             ThreadDrain(self._step)
             if self._sink.blocks
@@ -220,9 +148,9 @@ class Writer:
             self._admit(*self._inbox.popleft())
 
     def _admit(self, line: bytes, level: int) -> None:
-        self._emitted += 1
+        self._books.emitted += 1
         if self._closed or (self._broken_until and time.monotonic() < self._broken_until):
-            self._drop(band(level))
+            self._books.drop(band(level))
         elif self._flight is None and not self._backlog and not self._sink.blocks:
             self._send(line, level)
         else:
@@ -232,36 +160,29 @@ class Writer:
         try:
             taken = self._sink.offer(line)
         except OSError as error:
-            self._drop(band(level))
+            self._books.drop(band(level))
             self._fail(error)
             return
         if taken == len(line):
-            self._written += 1
+            self._books.written += 1
             self._broken_until = self._back_off = 0.0
-            if self._dropping_since:
+            if self._books.untold:
                 self._flight = self._next_flight()
         else:
-            self._flight = _Flight([(line, band(level))], taken)
+            self._flight = Flight([(line, band(level))], taken)
 
     def _queue(self, line: bytes, place: int) -> None:
         for gone in self._backlog.push(bytes(memoryview(line)), place):
-            self._drop(gone)
-
-    def _drop(self, place: int, count: int = 1) -> None:
-        self._dropped[place] += count
-        self._unreported[place] += count
-        if not self._dropping_since:
-            self._dropping_since = time.time()
+            self._books.drop(gone)
 
     def _drop_all(self) -> None:
         self._absorb()
         if self._flight is not None:
             for place in self._flight.bands:
-                self._drop(place)
+                self._books.drop(place)
             self._flight = None
         for place, count in enumerate(self._backlog.clear()):
-            if count:
-                self._drop(place, count)
+            self._books.drop(place, count)
 
     def _fail(self, error: OSError) -> None:
         """Give up what waits, and try again only after a while."""
@@ -272,46 +193,35 @@ class Writer:
         self._broken_until = time.monotonic() + self._back_off
         self._drop_all()
 
-    def _settle(self, flight: _Flight, taken: int) -> None:
+    def _settle(self, flight: Flight, taken: int) -> None:
         if self._flight is not flight:
             return  # closed or failed while the thread was writing
-        self._written += flight.advance(taken)
+        self._books.written += flight.advance(taken)
         self._broken_until = self._back_off = 0.0
         if not flight.bands:
             self._flight = None
 
-    def _next_flight(self) -> _Flight | None:
+    def _next_flight(self) -> Flight | None:
         """Take the drop report if it is due, else the oldest lines."""
-        if self._dropping_since and not self._broken_until and self._report_due():
+        stuck = self._broken_until or self._closed
+        if not stuck and self._books.report_due(through=not self._backlog):
             line = self._make_report()
             if line is not None:
-                self._emitted += 1
-                return _Flight([(line, BANDS.index("warning"))])
+                self._books.emitted += 1
+                return Flight([(line, BANDS.index("warning"))])
         lines = self._backlog.pop(self._sink.batch)
-        return _Flight(lines) if lines else None
-
-    def _report_due(self) -> bool:
-        """Report once the queue is through, or once a second where it never is."""
-        stuck = self._back_off or self._closed
-        waited = time.monotonic() - self._reported_at >= _REPORT_EVERY
-        return not stuck and (not self._backlog or waited)
+        return Flight(lines) if lines else None
 
     def _make_report(self) -> bytes | None:
-        counts = {name: n for name, n in zip(BANDS, self._unreported, strict=True) if n}
-        since, self._dropping_since = self._dropping_since, 0.0
-        self._unreported = [0] * len(BANDS)
-        self._reported_at = time.monotonic()
+        report = self._books.take_report()
         try:
-            return self._report(Dropped(counts, since))
+            return self._report(report)
         except Exception:  # noqa: BLE001 - the counters stand; a report must not stop the lines
             return None
 
     def _count(self) -> WriterSnapshot:
         flying = self._flight
-        return WriterSnapshot(
-            self._emitted,
-            self._written,
-            {name: n for name, n in zip(BANDS, self._dropped, strict=True) if n},
+        return self._books.snapshot(
             len(self._backlog) + (len(flying.bands) if flying else 0),
             self._backlog.size + (len(flying) if flying else 0),
         )
