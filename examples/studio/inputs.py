@@ -23,6 +23,12 @@ ROWS = 100_000
 # Width and height in pixels as the sensor has them, and how the camera was held (EXIF).
 _SHOTS = ((4000, 3000, 1), (4000, 3000, 6), (4608, 3456, 3), (6000, 4000, 8))
 
+_HELD = {
+    3: Image.Transpose.ROTATE_180,
+    6: Image.Transpose.ROTATE_90,
+    8: Image.Transpose.ROTATE_270,
+}
+
 _NAMES = (
     "Ada Lovelace", "Zoë Krüger", "Łukasz Wójcik", "Nguyễn Văn An", "O'Brien & Sons",
     'The "Corner" Shop', "Müller, Meier & Co", "Søren Ågård", "Ιωάννα Παππά", "山田 花子",
@@ -56,13 +62,16 @@ def photo(width: int, height: int, orientation: int, *, seed: int) -> bytes:
     Args:
         width: Pixels of the sensor's long side.
         height: Pixels of its short side.
-        orientation: EXIF's number for how the camera was held, 1 to 8.
+        orientation: EXIF's number for how the camera was held: 1 level, 3 upside down, 6 and 8
+            upright. The sensor sees the landscape turned the other way.
         seed: The same seed gives the same picture.
     """
     random = Random(seed)
-    picture = _sky(random, width, height)
+    held = _HELD.get(orientation)
+    upended = orientation in (6, 8)
+    picture = _sky(random, *((height, width) if upended else (width, height)))
     _hills(random, picture)
-    picture = _grain(random, picture)
+    picture = _grain(random, picture if held is None else picture.transpose(held))
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "Clearway"
     exif[ExifTags.Base.Model] = "Studio One"

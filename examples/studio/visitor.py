@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -57,15 +56,15 @@ class Visitor:
         await self.get(path)
         return time.perf_counter() - started
 
-    async def post(self, path: str, body: object, status: int) -> Any:
-        """Return the decoded answer to a JSON body."""
-        return json.loads(await self._call("POST", path, status, json=body))
+    async def post(self, path: str, body: object, status: int) -> bytes:
+        """Return the answer to a JSON body."""
+        return await self._call("POST", path, status, json=body)
 
-    async def upload(self, path: str, field: str, data: bytes, status: int) -> Any:
-        """Return the decoded answer to a file."""
+    async def upload(self, path: str, field: str, data: bytes, status: int) -> bytes:
+        """Return the answer to a file."""
         form = aiohttp.FormData()
         form.add_field(field, io.BytesIO(data), filename="upload")
-        return json.loads(await self._call("POST", path, status, data=form))
+        return await self._call("POST", path, status, data=form)
 
     async def _call(self, method: str, path: str, status: int, **body: Any) -> bytes:
         id = f"smoke-{next(self._numbers)}"

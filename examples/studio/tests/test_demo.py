@@ -17,7 +17,11 @@ import httpx
 import psutil
 import pytest
 
-from studio.tests.conftest import Studio
+from studio.inputs import make_inputs
+from studio.migrate import migrate
+from studio.service import free_port
+from studio.smoke import smoke
+from studio.tests.conftest import Studio, query
 from studio.visitor import Visitor
 
 EXAMPLES = Path(__file__).parents[2]
@@ -165,8 +169,18 @@ def test_the_curl_lines_work_as_printed(demo: Callable[..., Demo]) -> None:
         assert done.returncode == 0, (line, done.stdout, done.stderr)
 
 
-def test_the_smoke_run_notices_what_is_wrong(studio: Studio) -> None:
-    """A wrong status is a fault: the smoke run cannot pass by looking away."""
+def test_the_smoke_run_fails_on_a_service_that_does(
+    empty_database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the trigger a wrong total is stored: exit code 1, and the reason in words."""
+    migrate(empty_database)
+    query(empty_database, "DROP FUNCTION check_invoice_total CASCADE")
+    assert smoke(empty_database, free_port(), make_inputs()) == 1
+    assert "answered 201, not 500" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_visitor_notices_a_wrong_status(studio: Studio) -> None:
+    """A wrong status is a fault, a right one is not."""
 
     async def visit() -> list[str]:
         async with Visitor(studio.url) as visitor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from PIL import Image
+import pytest
+from PIL import Image, ImageOps
 
 from studio import inputs
 
@@ -25,6 +26,17 @@ def test_a_photo_is_like_a_cameras() -> None:
         assert photo.size == (800, 600)
         assert photo.getexif()[0x0112] == 6
     assert len(data) > 800 * 600 / 10
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_photo_shows_the_sky_above(orientation: int) -> None:
+    """However the camera was held: turned by its EXIF orientation the picture is upright."""
+    with Image.open(io.BytesIO(inputs.photo(400, 300, orientation, seed=1))) as photo:
+        upright = ImageOps.exif_transpose(photo)
+    top, bottom = (upright.resize((1, 10), Image.Resampling.BOX).getpixel((0, y)) for y in (0, 9))
+    assert isinstance(top, tuple)
+    assert isinstance(bottom, tuple)
+    assert top[2] > bottom[2] + 60
 
 
 def test_files_that_exist_are_kept(tmp_path: Path) -> None:
