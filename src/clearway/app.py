@@ -175,7 +175,7 @@ class Clearway:
             settings=settings.request,
             road=self,
             parts=self._parts,
-            probes=probes if settings.ops.probes else None,
+            probes=probes if settings.request.enabled and settings.ops.probes else None,
             faults=Faults(),
             detailed=settings.service.development,
         )

@@ -95,7 +95,7 @@ class RequestSettings(_Group):
     """What bounds and names a request."""
 
     enabled: bool = True
-    """Give ids, probes and problem answers; off leaves requests as they were."""
+    """Add the request id to answers and answer the probes; off leaves requests as they were."""
     timeout: Seconds = 30.0
     """Seconds from the arrival to the start of the response."""
     timeout_mode: Literal["observe", "enforce"] = "observe"
