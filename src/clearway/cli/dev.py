@@ -148,4 +148,4 @@ class _StopAsInterrupt:
         trace: TracebackType | None,
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler)  # touchpoint: dev-stop-signals

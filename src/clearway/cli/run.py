@@ -118,9 +118,9 @@ class _StopSignals:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(-1)  # touchpoint: signal-wakeup
         for sig, handler in self._before.items():
-            signal.signal(sig, handler)
+            signal.signal(sig, handler)  # touchpoint: stop-signals
         self._read.close()
         self._write.close()
 
