@@ -82,7 +82,7 @@ class Renderer:
         name = getattr(logger, "name", None)
         if name is not None:
             event_dict.setdefault("logger", name)
-        return self.event(method, event_dict.pop("event", ""), dict(event_dict))
+        return self.event(method, event_dict.pop("event", ""), _own(event_dict))
 
     def event(self, level: str, event: object, fields: Fields) -> bytes:
         """Render one event with the context of the caller; never raise.
@@ -135,6 +135,10 @@ class Renderer:
         line["by_level"] = report.by_level
         line["since"] = iso(report.since)
         return self.dumps(line)
+
+
+def _own(fields: EventDict) -> Fields:
+    return fields if isinstance(fields, dict) else dict(fields)
 
 
 def find_error(exc_info: object) -> BaseException | None:

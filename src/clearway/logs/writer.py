@@ -88,7 +88,8 @@ class Writer:
                 owner.release()
         else:
             self._inbox.append((line, level))
-        self._follow_up()
+        if self._inbox or self._flight is not None or self._backlog:
+            self._follow_up()
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Name the loop that moves queued lines on for threads that log before it does."""
