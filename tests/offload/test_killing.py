@@ -151,13 +151,16 @@ async def test_an_idle_worker_that_was_killed_is_replaced(processes: Processes) 
     assert processes.snapshot().died == 20
 
 
-async def test_an_idle_worker_that_was_killed_is_noticed(processes: Processes) -> None:
-    """A worker killed while idle is counted and replaced before the next call."""
-    pid = await processes.run(os.getpid)
-    os.kill(pid, signal.SIGKILL)
-    await until(lambda: processes.snapshot().died == 1)
-    await until(lambda: bool(processes.snapshot().idle))
-    assert pid not in processes.snapshot().idle
+async def test_idle_workers_that_were_killed_are_noticed(processes: Processes) -> None:
+    """When the last idle worker is killed it is replaced before the next call asks for one."""
+    await processes.run(os.getpid)
+    await until(lambda: len(processes.snapshot().idle) == 2)
+    killed = processes.snapshot().idle
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    await until(lambda: processes.snapshot().died == 2)
+    await until(lambda: len(processes.snapshot().idle) == 1)
+    assert await processes.run(os.getpid) not in killed
 
 
 async def test_a_call_that_had_not_begun_runs_on_another_worker(

@@ -95,6 +95,7 @@ class Processes:
         self._leaving: set[Worker] = set()
         self._starting: dict[Worker, asyncio.Task[None]] = {}
         self._takers: deque[asyncio.Future[Worker]] = deque()
+        self._answered = False
         self._started = self._given_up = self._died = self._recycled = self._retried = 0
 
     async def open(self) -> None:
@@ -210,6 +211,7 @@ class Processes:
             self._retire(worker)
             self._top_up()
         else:
+            self._answered = True
             self._offer(worker)
 
     def _offer(self, worker: Worker) -> None:
@@ -262,7 +264,10 @@ class Processes:
                 return
 
     def _on_lost(self, worker: Worker) -> None:
-        """Count a worker out; replace it unless it never did anything, lest it go on for ever."""
+        """Count a worker out, and replace the last idle one.
+
+        Only once for each answered call: workers that die of their own start would go on so.
+        """
         leaving = worker in self._leaving
         self._leaving.add(worker)
         worker.gone.add_done_callback(lambda _: self._leaving.discard(worker))
@@ -270,7 +275,8 @@ class Processes:
             self._died += 1
         if worker in self._idle:
             self._idle.remove(worker)
-            if worker.calls:
+            if self._answered and not self._idle:
+                self._answered = False
                 self._top_up()
 
     async def _obituary(self, lost: Lost, name: str) -> WorkerKilled:
