@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from clearway.db import Database
     from clearway.logs import Logs
 
+WORKER_LOGS = "clearway.logs.setup:configure_worker"
+"""What a worker process calls at its start, where our logs are taken over."""
+
 
 class Clearway:
     """Measure an application with one line, and hold what its names promise.
@@ -61,8 +64,6 @@ class Clearway:
         self._engine = engine
         self._db: Database | None = None
         self._logs: Logs | None = None
-        self._threads = Threads(self.settings.offload)
-        self._processes = Processes(self.settings.offload)
         self._open = False
         self._path = self._request_path()
         if not off:
@@ -97,11 +98,15 @@ class Clearway:
 
     @property
     def lanes(self) -> Mapping[str, Lane]:
-        """The lanes by name; `road.lanes["db"].snapshot()` says how one stands."""
-        lanes = [self._path.lane, self._threads.lane, self._processes.lane]
-        if self._db is not None and self._db.lane is not None:
-            lanes.append(self._db.lane)
-        return MappingProxyType({lane.name: lane for lane in lanes})
+        """The lanes that are open, by name; `road.lanes["db"].snapshot()` says how one stands."""
+        threads, processes = self._parts.get(Threads), self._parts.get(Processes)
+        lanes = [
+            self._path.lane,
+            None if threads is None else threads.lane,
+            None if processes is None else processes.lane,
+            None if self._db is None else self._db.lane,
+        ]
+        return MappingProxyType({lane.name: lane for lane in lanes if lane is not None})
 
     @property
     def faults(self) -> Mapping[str, int]:
@@ -119,9 +124,7 @@ class Clearway:
         self._open = True
         try:
             await self._open_logs()
-            if self.settings.offload.enabled:
-                await self._parts.open(self._threads)
-                await self._parts.open(self._processes)
+            await self._open_offload()
             await self._open_database()
         except BaseException:
             await self.close()
@@ -202,6 +205,18 @@ class Clearway:
         await self._parts.open(logs)
         if logs.taken_over and self.settings.logs.access:
             self._path.watch([*self._own_observers(), logs.access])
+
+    async def _open_offload(self) -> None:
+        settings = self.settings
+        if not settings.offload.enabled:
+            return
+        await self._parts.open(Threads(settings.offload))
+        if self._logs is not None and self._logs.taken_over:
+            setup, arguments = WORKER_LOGS, (settings.service, settings.logs)
+            processes = Processes(settings.offload, initializer=setup, initargs=arguments)
+        else:
+            processes = Processes(settings.offload)
+        await self._parts.open(processes)
 
     async def _open_database(self) -> None:
         if "clearway.db" not in sys.modules and self._engine is None:

@@ -97,5 +97,6 @@ def commit_error(error: Exception) -> CommitFailed:
         )
     return CommitFailed(
         f"COMMIT failed and nothing was stored: {reason}",
-        fix="flush in the handler to meet the error there, where it can be answered",
+        fix="meet the error in the handler, where it can be answered: flush there, and for "
+        "deferred constraints run SET CONSTRAINTS ALL IMMEDIATE",
     )

@@ -140,6 +140,16 @@ class Logs:
         self.restore(within=0.0)
 
 
+def configure_worker(service: ServiceSettings, logs: LogSettings) -> None:
+    """Let a worker process write into its parent's stream, as its parent does.
+
+    Args:
+        service: The parent's.
+        logs: The parent's, which has taken over.
+    """
+    Logs(service, logs.model_copy(update={"take_over": "on"})).configure()
+
+
 class _TakeOver:
     """Everything of others that we hold while at least one `Logs` wants it."""
 
