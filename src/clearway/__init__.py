@@ -62,8 +62,9 @@ def __getattr__(name: str) -> object:
         extra = home.rpartition(".")[2]
         if extra not in {"db", "logs"}:
             raise
+        needed = (error.name or "").partition(".")[0]
         raise ModuleNotFoundError(
-            f"{name} needs {(error.name or '').partition('.')[0]}: pip install 'clearway[{extra}]'", name=error.name
+            f"{name} needs {needed}: pip install 'clearway[{extra}]'", name=error.name
         ) from error
     globals()[name] = value
     return value

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Self
 
 from fastapi import FastAPI
 
+from clearway.core.current import current_parts
 from clearway.core.journey import Journey, travelling
 from clearway.core.lane import Lane
 from clearway.core.observer import Faults, Observer
-from clearway.core.parts import Parts, current_parts
+from clearway.core.parts import Parts
 from clearway.offload.processes import Processes
 from clearway.offload.threads import Threads
 from clearway.settings import Settings, switched_off

@@ -22,6 +22,7 @@ from clearway.errors import CallTimedOut, DeadlineExceeded, NotOpen, WorkerKille
 from clearway.offload.processes import Processes
 from clearway.settings import OffloadSettings
 from offload import errands
+from support.process import workers
 
 pytestmark = pytest.mark.anyio
 
@@ -228,7 +229,7 @@ async def test_random_kills_under_load() -> None:
     assert part.lane.snapshot().in_use == 0
     assert await part.run(errands.add, 1, 1) == 2
     await part.close()
-    assert psutil.Process().children() == []
+    assert workers() == []
 
 
 async def test_random_cancellation_leaks_nothing() -> None:
@@ -249,7 +250,7 @@ async def test_random_cancellation_leaks_nothing() -> None:
     assert await asyncio.gather(*(part.run(errands.add, 1) for _ in range(4))) == [1] * 4
     assert len(part.snapshot().idle) <= 3
     await part.close()
-    assert psutil.Process().children() == []
+    assert workers() == []
 
 
 async def test_close_ends_busy_workers(tmp_path: Path) -> None:
@@ -270,7 +271,7 @@ async def test_close_ends_busy_workers(tmp_path: Path) -> None:
     for task in (starting, waiting):
         with pytest.raises((WorkerKilled, NotOpen)):
             await task
-    assert psutil.Process().children() == []
+    assert workers() == []
     assert part.lane.snapshot().in_use == 0
 
 
@@ -285,7 +286,7 @@ async def test_close_while_the_first_worker_starts() -> None:
         await asyncio.sleep(pause)
         await part.close()
         await asyncio.gather(task, return_exceptions=True)
-        assert psutil.Process().children() == []
+        assert workers() == []
     assert psutil.Process().num_fds() <= before
 
 
@@ -298,7 +299,7 @@ async def test_nothing_leaks_from_call_to_call(processes: Processes) -> None:
         with pytest.raises(CallTimedOut):
             await processes.run(errands.spin, timeout=0.02)
     await until(lambda: len(processes.snapshot().idle) >= 1)
-    await until(lambda: len(psutil.Process().children()) <= 2)
+    await until(lambda: len(workers()) <= 2)
     assert psutil.Process().num_fds() <= before
 
 

@@ -30,6 +30,7 @@ from clearway.offload.packing import RemoteTraceback
 from clearway.offload.processes import Processes
 from clearway.settings import OffloadSettings
 from offload import errands
+from support.process import workers
 
 pytestmark = pytest.mark.anyio
 
@@ -43,9 +44,9 @@ async def test_a_call_runs_in_another_process(processes: Processes) -> None:
 
 async def test_nothing_starts_before_the_first_call(processes: Processes) -> None:
     """Opening starts no process."""
-    assert psutil.Process().children() == []
+    assert workers() == []
     await processes.run(os.getpid)
-    assert psutil.Process().children() != []
+    assert workers() != []
 
 
 async def test_keywords_and_methods_travel(processes: Processes) -> None:
@@ -59,7 +60,7 @@ async def test_a_worker_stays_warm(processes: Processes) -> None:
     """Calls one after another use one worker, and one spare is kept while it is busy."""
     pids = {await processes.run(os.getpid) for _ in range(20)}
     assert len(pids) == 1
-    assert len(psutil.Process().children()) <= 2
+    assert len(workers()) <= 2
 
 
 async def test_calls_run_side_by_side(processes: Processes) -> None:
@@ -275,7 +276,7 @@ async def test_a_failing_initializer_is_told(initializer: str, says: str) -> Non
         with pytest.raises(WorkerUnfit, match=says):
             await part.run(errands.add, 1)
     await part.close()
-    assert psutil.Process().children() == []
+    assert workers() == []
 
 
 async def test_arguments_of_the_initializer_are_checked() -> None:
@@ -313,7 +314,7 @@ async def test_after_close_nothing_is_open() -> None:
         await part.close()
         with pytest.raises(NotOpen, match="after the close"):
             await part.run(errands.add, 1)
-    assert psutil.Process().children() == []
+    assert workers() == []
 
 
 def _pid_after(seconds: float) -> int:

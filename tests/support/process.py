@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 import httpx2
+import psutil
 
 TESTS = Path(__file__).parent.parent
 
@@ -62,6 +63,12 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def workers() -> list[psutil.Process]:
+    """Return the worker processes of this process; a run may have other children."""
+    children = psutil.Process().children()
+    return [child for child in children if any("boot.py" in word for word in child.cmdline())]
 
 
 @contextmanager

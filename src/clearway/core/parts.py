@@ -1,11 +1,9 @@
-"""Find an open part of Clearway by its type, from inside a request or from outside."""
+"""What a Clearway has open: its parts, each found by its type."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
-
-from clearway.core.journey import current_journey
-from clearway.errors import NotOpen, SeveralOpen
 
 P = TypeVar("P")
 
@@ -65,52 +63,8 @@ class Parts:
 
 
 _open: list[Parts] = []
-"""What is open in this process: one in a service, more only in tests and scripts."""
 
 
-def current_parts(name: str) -> Parts:
-    """Return the parts that the calling code should use: its journey's, or the only open ones.
-
-    Args:
-        name: What the caller wrote, for the message (`offload.process`).
-
-    Raises:
-        NotOpen: No Clearway is open.
-        SeveralOpen: Outside a request, and more than one is open.
-    """
-    journey = current_journey()
-    if journey is not None and journey.parts is not None:
-        return journey.parts
-    if len(_open) > 1:
-        raise SeveralOpen(
-            f"{name} was used outside a request while {len(_open)} Clearways are open",
-            fix="use it in a request, or inside `async with road.journey(...)`",
-        )
-    if not _open:
-        raise _not_open(name)
-    return _open[0]
-
-
-def find(cls: type[P], name: str) -> P:
-    """Return the open part of this type that the calling code should use.
-
-    Args:
-        cls: The type of the part.
-        name: What the caller wrote, for the message (`offload.process`).
-
-    Raises:
-        NotOpen: No Clearway with this part is open.
-        SeveralOpen: Outside a request, and more than one is open.
-    """
-    part = current_parts(name).get(cls)
-    if part is None:
-        raise _not_open(name)
-    return part
-
-
-def _not_open(name: str) -> NotOpen:
-    return NotOpen(
-        f"{name} was used while no Clearway was open",
-        fix="run the lifespan: start the app with a server or `with TestClient(app)`; in a "
-        "script, `async with road:`. Under CLEARWAY=off nothing opens",
-    )
+def open_parts() -> Sequence[Parts]:
+    """Return what is open in this process: one in a service, more only in tests and scripts."""
+    return _open

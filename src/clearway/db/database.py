@@ -10,9 +10,9 @@ from fastapi import Depends
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from starlette.routing import BaseRoute
 
+from clearway.core.current import find
 from clearway.core.journey import Journey, current_journey
 from clearway.core.lane import Lane
-from clearway.core.parts import find
 from clearway.db.engine import Attachment, make_engine
 from clearway.db.session import AsyncReadSession, UnitOfWork, guard_engine
 from clearway.db.usage import session_uses

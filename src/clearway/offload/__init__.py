@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple, Unpack
 
-from clearway.core.parts import find
+from clearway.core.current import find
 
 __all__ = ["process", "thread"]
 

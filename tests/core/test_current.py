@@ -1,11 +1,12 @@
-"""Finding the open parts."""
+"""The open parts, and how they are found."""
 
 from __future__ import annotations
 
 import pytest
 
+from clearway.core.current import find
 from clearway.core.journey import Journey, travelling
-from clearway.core.parts import Parts, find
+from clearway.core.parts import Parts
 from clearway.errors import NotOpen, SeveralOpen
 
 pytestmark = pytest.mark.anyio
