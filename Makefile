@@ -30,8 +30,9 @@ check: $(READY) ## Look for mistakes without running anything
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(READY) ## Measure the cost of the layer
-	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file $(ARGS) || exit 1; done
+bench: $(READY) ## Measure every question in bench/
+	@for name in overhead offload log_call; do \
+		echo "== bench/$$name.py"; $(BIN)/python -m bench.$$name || exit 1; done
 
 clean: ## Remove environments, caches and the development database
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .clearway build dist

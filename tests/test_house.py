@@ -169,6 +169,8 @@ def touches(path: Path, ours: set[str]) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.Attribute) and node.attr == "__class__":
             if isinstance(node.ctx, ast.Store):
                 yield node.lineno, ast.unparse(node)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) == "os._exit":
+            continue  # public, whatever its name looks like
         elif isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr):
             own = isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}
             if not own and node.attr not in ours:
@@ -189,15 +191,25 @@ def marks() -> dict[str, list[tuple[Path, int]]]:
     return found
 
 
+def block_around(path: Path, line: int) -> range:
+    """Return the lines of the outermost function or class that holds a line, or just about it."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            if line in lines:
+                return lines
+    return range(line - 3, line + 2)
+
+
 def test_everything_that_we_touch_is_marked() -> None:
-    """A private name, a signal, a hook, a patched class: its line says which touchpoint it is."""
+    """A private name, a signal, a hook, a patched class: a mark stands in its block."""
     ours = our_names()
     marked = {place for places in marks().values() for place in places}
     unmarked = [
         f"{path.relative_to(ROOT)}:{line} {what}"
         for path in FILES
         for line, what in touches(path, ours)
-        if not any((path, number) in marked for number in range(line - 3, line + 2))
+        if not any((path, number) in marked for number in block_around(path, line))
     ]
 
     assert unmarked == []

@@ -96,7 +96,7 @@ class Attachment:
             ("checkout", Validation(settings)),
         ]
         for name, listener in self._listeners:
-            event.listen(engine.sync_engine, name, listener)
+            event.listen(engine.sync_engine, name, listener)  # touchpoint: sqlalchemy-events
 
     def detach(self) -> None:
         """Give the engine back as it was."""

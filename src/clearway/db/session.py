@@ -160,4 +160,5 @@ def guard_engine(engine: AsyncEngine) -> None:
     ) -> None:
         refuse_writes(sql)
 
+    # touchpoint: sqlalchemy-events
     event.listen(engine.sync_engine, "before_cursor_execute", guard)
