@@ -23,7 +23,7 @@ demo: $(READY) ## Run the demo service with a PostgreSQL of its own (ARGS=--smok
 	cd examples && ../$(BIN)/python -m studio $(ARGS)
 
 test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto $(ARGS)
 
 check: $(READY) ## Look for mistakes without running anything
 	$(BIN)/ruff check

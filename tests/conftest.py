@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+from blockbuster import blockbuster_ctx
 
 from clearway.dev.postgres import EmbeddedPostgres
 
@@ -21,6 +22,27 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
     """Run every asynchronous test on asyncio's loop and on uvloop's."""
     backend: tuple[str, dict[str, bool]] = request.param
     return backend
+
+
+# What may block a loop: asyncpg looks for ~/.pgpass with every connect; the log target is
+# opened and given back once, at the start and at the end; its writes are non-blocking.
+_MAY_BLOCK = (
+    ("asyncpg/connect_utils.py", "_parse_connect_arguments"),
+    ("clearway/logs/setup.py", "configure"),
+    ("clearway/logs/setup.py", "restore"),
+    ("clearway/logs/writer.py", "write"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_ours_blocks_the_loop() -> Iterator[None]:
+    """Fail the test in which code of ours makes a blocking call on an event loop."""
+    rooms = [f"clearway.{room}" for room in ("core", "web", "db", "offload")]
+    with blockbuster_ctx(scanned_modules=rooms) as guard:
+        for function in guard.functions.values():
+            for file, name in _MAY_BLOCK:
+                function.can_block_in(file, name)
+        yield
 
 
 @pytest.fixture(scope="session")

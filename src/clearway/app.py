@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Self
 
+import anyio
 from fastapi import FastAPI
 
 from clearway.core.current import current_parts
@@ -21,7 +22,7 @@ from clearway.settings import Settings, switched_off
 from clearway.web.health import Probes
 from clearway.web.identity import RequestId
 from clearway.web.join import Join
-from clearway.web.middleware import RequestPath
+from clearway.web.middleware import SETTLE_WITHIN, RequestPath
 from clearway.web.timing import ServerTiming
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ class Clearway:
         self._engine = engine
         self._db: Database | None = None
         self._logs: Logs | None = None
-        self._open = False
+        self._opened = 0
+        self._ready = False
         self._path = self._request_path()
         if not off:
             Join(app, self._path)
@@ -95,6 +97,9 @@ class Clearway:
             self._db = Database(
                 self.settings.database, self.settings.service.name, engine=self._engine
             )
+            if self._ready and self._db.configured:  # first asked for while we are open
+                self._db.attach()
+                self._parts.add(self._db)
         return self._db
 
     @property
@@ -117,24 +122,28 @@ class Clearway:
     async def open(self) -> None:
         """Open the parts that this application uses. The lifespan does it; scripts may.
 
+        Each `open` wants its own `close`; the last one closes.
+
         Raises:
             StartError: A part cannot open; what had been opened is closed again.
         """
-        if self._open:
+        self._opened += 1
+        if self._opened > 1:
             return
-        self._open = True
         try:
             await self._open_logs()
             await self._open_offload()
             await self._open_database()
+            self._ready = True
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
-        """Close what is open, the last first; calling it again does nothing."""
-        if self._open:
-            self._open = False
+        """Close the parts, the last opened first, once nobody needs them any more."""
+        self._opened -= 1
+        if not self._opened:
+            self._ready = False
             self._path.watch(self._own_observers())
             await self._parts.close()
 
@@ -166,15 +175,27 @@ class Clearway:
                 yield journey
             except BaseException as error:
                 journey.error = error
-                await journey.settle(journey.wants_commit(False))
+                await self._end_badly(journey, keep=isinstance(error, Exception))
                 raise
+            journey.answered = True
             await journey.settle(journey.wants_commit(True))
-            for afterthought in journey.afterthoughts():
-                await afterthought()
+            if journey.committed:
+                for afterthought in journey.afterthoughts():
+                    await afterthought()
+
+    async def _end_badly(self, journey: Journey, *, keep: bool) -> None:
+        journey.answered = True
+        if keep and journey.wants_commit(False):
+            await journey.settle(commit=True)
+            return
+        with anyio.CancelScope(shield=True):
+            failure = await journey.abandon(SETTLE_WITHIN)
+        if failure is not None:
+            self._path.faults.record("rollback", failure)
 
     def _request_path(self) -> RequestPath:
         settings = self.settings
-        probes = Probes(lambda: self.app.routes, lambda: {"lifespan": self._open})
+        probes = Probes(lambda: self.app.routes, lambda: {"lifespan": self._ready})
         path = RequestPath(
             settings=settings.request,
             road=self,

@@ -83,9 +83,9 @@ class DatabaseUrlInvalid(StartError):
 
 
 class AsyncSessionInThread(StartError):
-    """A `def` endpoint or dependency takes an asynchronous session."""
+    """A `def` endpoint takes an asynchronous session."""
 
-    code, title = "CW203", "A `def` function takes an async session"
+    code, title = "CW203", "A `def` endpoint takes an async session"
 
 
 # While waiting in a lane
@@ -131,7 +131,7 @@ class DatabaseRefused(ClearwayError):
 
 
 class CommitFailed(ClearwayError):
-    """COMMIT raised: nothing of this unit of work was stored."""
+    """COMMIT failed; its children say how, and `CommitUnknown` alone leaves it open."""
 
     code, title, status = "CW221", "The transaction could not be committed", 500
 

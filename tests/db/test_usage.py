@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from clearway import Clearway, DbSession, ReadDbSession, Settings
-from support.asgi import StartFailed, running
+from db.schema import Item
+from support.asgi import StartFailed, running, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -19,14 +23,12 @@ def sync_endpoint(app: FastAPI) -> None:
     def read_rows(session: DbSession) -> None: ...
 
 
-def sync_dependency(app: FastAPI) -> None:
-    """A `def` dependency below an `async def` endpoint in an included router."""
+def sync_in_router(app: FastAPI) -> None:
+    """A `def` endpoint of an included router, with a read session."""
     router = APIRouter(prefix="/v1")
 
-    def current_user(session: ReadDbSession) -> None: ...
-
     @router.get("/me")
-    async def me(user: None = Depends(current_user)) -> None: ...
+    def me(session: ReadDbSession) -> None: ...
 
     app.include_router(router)
 
@@ -45,11 +47,11 @@ def sync_in_mounted_app(app: FastAPI) -> None:
     ("build", "function", "route"),
     [
         (sync_endpoint, "read_rows", "/sync"),
-        (sync_dependency, "current_user", "/v1/me"),
+        (sync_in_router, "me", "/v1/me"),
         (sync_in_mounted_app, "deep", "/sub/deep"),
     ],
 )
-async def test_a_def_function_with_an_async_session_is_a_start_error(
+async def test_a_def_endpoint_with_an_async_session_is_a_start_error(
     build: object, function: str, route: str, settings: Settings
 ) -> None:
     """The function and its route are named, with the way out."""
@@ -66,6 +68,26 @@ async def test_a_def_function_with_an_async_session_is_a_start_error(
     assert "[CW203]" in message
     assert f"{function} ({route}) is a `def`" in message
     assert "make it `async def`" in message
+
+
+async def test_a_def_dependency_may_hand_the_session_on(table: str, settings: Settings) -> None:
+    """The usual recipe of a repository is a `def` that runs no statement itself."""
+    app = FastAPI()
+    Clearway(app, settings)
+
+    class Repository:
+        def __init__(self, session: AsyncSession) -> None:
+            self.session = session
+
+    def repository(session: DbSession) -> Repository:
+        return Repository(session)
+
+    @app.get("/")
+    async def count(repo: Any = Depends(repository)) -> int:
+        return len((await repo.session.execute(select(Item))).all())
+
+    async with serving(app) as client:
+        assert (await client.get("/")).json() == 0
 
 
 @pytest.mark.parametrize("build", ["plain", "road"])

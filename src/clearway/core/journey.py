@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -111,11 +112,16 @@ class Journey:
         route: Names the route template when asked; it is known only once routing is done.
         deadline: Bounds every wait made on this journey's behalf; None for no bound.
         parts: The open parts of the Clearway that this journey belongs to.
+
+    Attributes:
+        answered: The response has begun; nothing can hang on it any more.
+        committed: Everything that hung on the response was committed.
+        error: What ended the journey, None where nothing did.
     """
 
     __slots__ = (
         "_after", "_before", "_find_route", "_ledger", "_notes", "_route", "_units", "_verdict",
-        "committed", "deadline", "error", "exchange", "id", "kind", "parts", "started",
+        "answered", "committed", "deadline", "error", "exchange", "id", "kind", "parts", "started",
     )  # fmt: skip
 
     def __init__(
@@ -134,6 +140,7 @@ class Journey:
         self.started = time.monotonic()
         self.exchange: Exchange | None = None
         self.error: BaseException | None = None
+        self.answered = False
         self.committed = False
         # Made when first asked for: most requests have none of them.
         self._ledger: Ledger | None = None
@@ -235,9 +242,33 @@ class Journey:
                 await hook(commit and failure is None)
             except BaseException as error:  # noqa: BLE001 - raised again below, all hooks done
                 failure = failure or error
-        self.committed = commit and failure is None
         if failure is not None:
             raise failure
+        self.committed = self.committed or commit
+
+    async def abandon(self, within: float) -> BaseException | None:
+        """Roll back what nothing has settled, whatever is cancelled meanwhile.
+
+        Args:
+            within: Seconds that the rollback may take; then it is cancelled itself.
+
+        Returns:
+            What the rollback failed with, None where it did not.
+        """
+        rollback = asyncio.ensure_future(self.settle(commit=False))
+        end = time.monotonic() + within
+        cancelled: asyncio.CancelledError | None = None
+        while not rollback.done() and (left := end - time.monotonic()) > 0:
+            try:
+                await asyncio.wait({rollback}, timeout=left)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if not rollback.done():
+            rollback.cancel()
+            return TimeoutError(f"the rollback took longer than {within:g} s")
+        if cancelled is not None:
+            raise cancelled
+        return None if rollback.cancelled() else rollback.exception()
 
 
 _current: ContextVar[Journey | None] = ContextVar("clearway_journey", default=None)

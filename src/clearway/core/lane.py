@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -175,7 +176,7 @@ class Lane:
         timer = self._arm(loop, waiter, deadline)
         try:
             return await waiter.future
-        except asyncio.CancelledError:
+        except BaseException:
             self._withdraw(waiter)
             raise
         finally:
@@ -183,8 +184,8 @@ class Lane:
                 timer.cancel()
 
     def _withdraw(self, waiter: _Waiter) -> None:
-        """Take a cancelled waiter out, or pass on the permit it got in the same step."""
-        if waiter.future.cancelled():
+        """Take a waiter out that has left, or pass on the permit it got in the same step."""
+        if waiter.future.cancelled() or not waiter.future.done():
             self._waiters.pop(waiter, None)
             self._waited(waiter)
         elif waiter.future.exception() is None:
@@ -195,19 +196,23 @@ class Lane:
     ) -> asyncio.TimerHandle | None:
         limit = math.inf if self.wait_timeout is None else waiter.since + self.wait_timeout
         if deadline is not None and deadline.at < limit:
-            late = DeadlineExceeded(f"the deadline passed in the queue of lane {self.name!r}")
-            return loop.call_at(deadline.at, self._expire, waiter, late)
+            return loop.call_at(deadline.at, self._expire, waiter, self._late)
         if self.wait_timeout is None:
             return None
-        busy = self._refusal(f"nothing came free within {self.wait_timeout:g} s")
-        return loop.call_at(limit, self._expire, waiter, busy)
+        return loop.call_at(limit, self._expire, waiter, self._tired)
 
-    def _expire(self, waiter: _Waiter, error: Exception) -> None:
+    def _expire(self, waiter: _Waiter, error: Callable[[], Exception]) -> None:
         if not waiter.future.done():
             del self._waiters[waiter]
             self._timed_out += 1
             self._waited(waiter)
-            waiter.future.set_exception(error)
+            waiter.future.set_exception(error())
+
+    def _late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"the deadline passed in the queue of lane {self.name!r}")
+
+    def _tired(self) -> LaneBusy:
+        return self._refusal(f"nothing came free within {self.wait_timeout:g} s")
 
     def _waited(self, waiter: _Waiter) -> float:
         waited = time.monotonic() - waiter.since

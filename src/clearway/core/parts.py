@@ -34,6 +34,10 @@ class Parts:
     async def open(self, part: Part) -> None:
         """Open a part and make it findable."""
         await part.open()
+        self.add(part)
+
+    def add(self, part: Part) -> None:
+        """Make a part findable that is open already."""
         self._by_type[type(part)] = part
         if self not in _open:
             _open.append(self)
@@ -42,14 +46,14 @@ class Parts:
         """Close every part, the last opened first, each whatever the others do.
 
         Raises:
-            Exception: The first failure, after every part has been closed.
+            BaseException: The first failure, after every part has been closed.
         """
-        failure: Exception | None = None
+        failure: BaseException | None = None
         while self._by_type:
             _, part = self._by_type.popitem()
             try:
                 await part.close()
-            except Exception as error:  # noqa: BLE001 - raised again below, all parts closed
+            except BaseException as error:  # noqa: BLE001 - raised again below, all parts closed
                 failure = failure or error
         if self in _open:
             _open.remove(self)

@@ -74,12 +74,12 @@ class Database:
 
         Raises:
             DatabaseUrlMissing: A route takes a session and there is no database.
-            AsyncSessionInThread: A `def` function takes an asynchronous session: its
+            AsyncSessionInThread: A `def` endpoint takes an asynchronous session: its
                 statements would be coroutines that nobody awaits (measured: 200, 0 rows).
         """
         uses = session_uses(routes, {session_dependency, read_dependency, self.dependency})
         for use in uses:
-            if use.in_thread:
+            if use.endpoint_in_thread:
                 raise AsyncSessionInThread(
                     f"{use.function} ({use.route}) is a `def` and takes an asynchronous session",
                     fix="make it `async def`, or use a synchronous session of your own in it",
@@ -92,6 +92,14 @@ class Database:
 
     async def open(self) -> None:
         """Make or adopt the engine; no connection is opened."""
+        self.attach()
+
+    def attach(self) -> None:
+        """Do what `open` does, for one who cannot await.
+
+        Raises:
+            DatabaseUrlInvalid: The URL or the engine cannot be used.
+        """
         engine = self._theirs or make_engine(self._settings, self._service)
         self._attachment = Attachment(engine, self._settings)
         self._reader = engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -107,7 +115,16 @@ class Database:
         attachment.detach()
 
     def unit(self, journey: Journey) -> UnitOfWork:
-        """Return the journey's unit of work; its end hangs on the journey's response."""
+        """Return the journey's unit of work; its end hangs on the journey's response.
+
+        Raises:
+            NotOpen: The response has begun, so nothing would end the transaction.
+        """
+        if journey.answered:
+            raise NotOpen(
+                "a session was asked for after the response had begun, when its COMMIT was past",
+                fix="async with road.db.session() as session: in streams and background tasks",
+            )
         unit = journey.units.get(self)
         if not isinstance(unit, UnitOfWork):
             unit = journey.units[self] = self._new_unit()

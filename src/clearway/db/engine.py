@@ -5,34 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import asyncpg
 from sqlalchemy import event
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from clearway.db.connection import CheckedConnection
 from clearway.db.faults import connect_error
 from clearway.db.pool import Validation, put_lane_before, take_lane_away
 from clearway.db.url import parse, shown
 from clearway.errors import DatabaseUrlInvalid
 from clearway.settings import DatabaseSettings
-
-
-class _CheckedConnection(asyncpg.Connection):
-    """An asyncpg connection for which a COMMIT that PostgreSQL rolled back is an error.
-
-    After a swallowed statement error the server answers COMMIT with the tag ROLLBACK, and
-    `session.commit()` returns as if all were well (measured: 201 with nothing stored).
-    """
-
-    __slots__ = ()
-
-    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
-        tag = await super().execute(query, *args, timeout=timeout)
-        if tag == "ROLLBACK" and query.strip(" ;").upper() == "COMMIT":
-            raise asyncpg.InFailedSQLTransactionError("COMMIT was answered by ROLLBACK")
-        return tag
 
 
 def make_engine(settings: DatabaseSettings, service: str) -> AsyncEngine:
@@ -109,7 +93,7 @@ class Attachment:
     ) -> DBAPIConnection:
         """Open one connection; an error says what it means for the service."""
         if "async_creator_fn" not in named:
-            named.setdefault("connection_class", _CheckedConnection)
+            named.setdefault("connection_class", CheckedConnection)
         try:
             return dialect.connect(*args, **named)
         except Exception as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from sqlalchemy.exc import DBAPIError
 
 from clearway.errors import (
-    ClearwayError,
     CommitConflict,
     CommitFailed,
     CommitUnknown,
@@ -41,15 +40,15 @@ def connection_lost(error: BaseException) -> bool:
     return isinstance(error, (OSError, TimeoutError))
 
 
-def connect_error(error: Exception, where: str) -> ClearwayError:
-    """Return what a failed connect means.
+def connect_error(error: Exception, where: str) -> Exception:
+    """Return what a failed connect means; an error that is none of the database's comes back.
 
     Args:
         error: What the driver raised.
         where: The address, without a password, for the message.
     """
     state = sqlstate(error)
-    reason = str(getattr(error, "orig", None) or error) or type(error).__name__
+    reason = _reason(error)
     if state in SERVER_FULL:
         return ServerFull(
             f"PostgreSQL at {where} accepts no more connections: {reason}",
@@ -62,25 +61,38 @@ def connect_error(error: Exception, where: str) -> ClearwayError:
             fix="a pooler or an old server? set the database.*_timeout that it names, or "
             "database.client_connection_check_interval, to 0 so that it is not sent",
         )
-    if state is not None and state not in STARTING_OR_STOPPING:
+    if _unreachable(error, state):
+        return DatabaseDown(
+            f"PostgreSQL at {where} cannot be reached: {reason}",
+            fix="check that the server runs and that host and port in the URL are right",
+            retry_after=2,
+        )
+    if state is not None:
         return DatabaseRefused(
             f"PostgreSQL at {where} refused the connection ({state}): {reason}",
             fix="check user, password and database name in the URL",
         )
-    return DatabaseDown(
-        f"PostgreSQL at {where} cannot be reached: {reason}",
-        fix="check that the server runs and that host and port in the URL are right",
-        retry_after=2,
-    )
+    return error
 
 
-def commit_error(error: Exception) -> CommitFailed:
-    """Return what a failed COMMIT means."""
+def _unreachable(error: Exception, state: str | None) -> bool:
+    if state is not None:
+        return state in STARTING_OR_STOPPING or state.startswith("08")
+    return isinstance(error, (OSError, TimeoutError, DBAPIError))
+
+
+def commit_error(error: Exception, *, sent: bool) -> CommitFailed:
+    """Return what an error at the end of a unit of work means.
+
+    Args:
+        error: What the flush or the COMMIT raised.
+        sent: COMMIT itself had been sent, so that a lost connection leaves its outcome open.
+    """
     state = sqlstate(error)
-    reason = str(getattr(error, "orig", None) or error)
+    reason = _reason(error)
     if state in CONFLICT:
         return CommitConflict(
-            f"COMMIT met a conflict ({state}): {reason}",
+            f"the transaction met a conflict ({state}): {reason}",
             fix="send the request again",
             retry_after=1,
         )
@@ -90,13 +102,18 @@ def commit_error(error: Exception) -> CommitFailed:
             fix="a statement failed and its exception was swallowed; wrap what may fail in "
             "`async with session.begin_nested()`, or let the exception through",
         )
-    if connection_lost(error):
+    if sent and connection_lost(error):
         return CommitUnknown(
             f"the connection was lost during COMMIT, the outcome is unknown: {reason}",
             fix="look before you repeat it, or make it repeatable with a key of your own",
         )
     return CommitFailed(
-        f"COMMIT failed and nothing was stored: {reason}",
+        f"the transaction could not be committed and nothing was stored: {reason}",
         fix="meet the error in the handler, where it can be answered: flush there, and for "
         "deferred constraints run SET CONSTRAINTS ALL IMMEDIATE",
     )
+
+
+def _reason(error: Exception) -> str:
+    """Return what the driver said. SQLAlchemy's own text would show the parameters."""
+    return str(getattr(error, "orig", None) or error) or type(error).__name__

@@ -13,6 +13,9 @@ from clearway.core.lane import Lane
 from clearway.errors import PoolBusy
 from clearway.settings import DatabaseSettings
 
+PING_WITHIN = 2.0
+"""Seconds that a connection has to answer a ping; a dropped one never answers."""
+
 _PERMIT = "clearway_permit"
 _SINCE = "clearway_idle_since"
 _FIX = (
@@ -30,6 +33,7 @@ class LanePool(AsyncAdaptedQueuePool):
     """
 
     lane: Lane
+    users: int
 
     def _do_get(self) -> ConnectionPoolEntry:  # touchpoint: sqlalchemy-pool
         permit = self.lane.try_acquire() or await_only(self.lane.acquire())
@@ -54,7 +58,7 @@ class LanePool(AsyncAdaptedQueuePool):
         """Return a new pool behind the same lane, as `Engine.dispose` asks for."""
         pool = super().recreate()
         assert isinstance(pool, LanePool)
-        pool.lane = self.lane
+        pool.lane, pool.users = self.lane, self.users
         return pool
 
 
@@ -64,6 +68,9 @@ def put_lane_before(pool: Pool, settings: DatabaseSettings) -> Lane | None:
     The connections in it stay; `take_lane_away` turns it back. None for any other kind of
     pool (`NullPool` behind PgBouncer, `StaticPool` in tests): they bound nothing.
     """
+    if type(pool) is LanePool:
+        pool.users += 1
+        return pool.lane
     if type(pool) is not AsyncAdaptedQueuePool:
         return None
     unbounded = pool._max_overflow < 0
@@ -77,14 +84,17 @@ def put_lane_before(pool: Pool, settings: DatabaseSettings) -> Lane | None:
     )
     pool.__class__ = LanePool  # touchpoint: sqlalchemy-pool
     assert isinstance(pool, LanePool)
-    pool.lane = lane
+    pool.lane, pool.users = lane, 1
     return lane
 
 
 def take_lane_away(pool: Pool) -> None:
     """Undo `put_lane_before`."""
     if isinstance(pool, LanePool):
-        del pool.lane
+        pool.users -= 1
+        if pool.users:
+            return
+        del pool.lane, pool.users
         plain: Pool = pool
         plain.__class__ = AsyncAdaptedQueuePool  # touchpoint: sqlalchemy-pool
 
@@ -109,6 +119,6 @@ class Validation:
         if since is None or time.monotonic() - since < self._ping_after:
             return
         try:
-            await_only(driver.fetchrow(";"))
+            await_only(driver.fetchrow(";", timeout=PING_WITHIN))
         except Exception as error:
             raise DisconnectionError("this connection no longer answers") from error

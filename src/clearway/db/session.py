@@ -9,12 +9,13 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
-from sqlalchemy.util import await_only
 
+from clearway.db.connection import CheckedConnection
 from clearway.db.faults import commit_error
 from clearway.errors import CommitFailed, ReadOnlySession
 
-_READS = re.compile(r"(?:\s|\(|/\*.*?\*/|--[^\n]*\n)*(?:select|with|values|show)\b", re.I | re.S)
+_BEFORE = re.compile(r"[\s(]+|/\*.*?\*/|--[^\n]*(?:\n|$)", re.S)
+_READS = re.compile(r"(?:select|with|values|show)\b", re.I)
 
 
 class UnitOfWork:
@@ -29,6 +30,7 @@ class UnitOfWork:
         self._reader = reader
         self._read: AsyncReadSession | None = None
         self._connection: Connection | None = None
+        self._joined: Connection | None = None
         self.session = AsyncSession(
             engine,
             sync_session_class=_UnitSession,
@@ -45,6 +47,10 @@ class UnitOfWork:
                 self._reader,
                 sync_session_class=_ReadSession,
                 expire_on_commit=False,
+                close_resets_only=False,
+                # On the unit's connection it begins and ends nothing of its own: a savepoint
+                # of its own would die with one that the unit closes first.
+                join_transaction_mode="rollback_only",
                 info={"unit": self},
             )
         return self._read
@@ -55,11 +61,13 @@ class UnitOfWork:
         Raises:
             CommitFailed: Nothing was stored, or nobody can know (`CommitUnknown`).
         """
-        if self._read is not None:
-            await self._read.close()
-        async with self.session:
-            if commit and self.session.in_transaction():
-                await self._commit()
+        try:
+            if self._read is not None:
+                await self._read.close()
+        finally:
+            async with self.session:
+                if commit and self.session.in_transaction():
+                    await self._commit()
 
     async def _commit(self) -> None:
         session = self.session
@@ -68,14 +76,30 @@ class UnitOfWork:
             if session.new or session.dirty or session.deleted:
                 await session.flush()
         except SQLAlchemyError as error:
-            raise CommitFailed(
-                f"what was pending could not be written: {error}",
-                fix="flush in the handler to meet the error there, where it can be answered",
-            ) from error
+            raise commit_error(error, sent=False) from error
+        if not await self._checked():
+            await (await session.connection()).exec_driver_sql("SELECT 1")
         try:
             await session.commit()
         except Exception as error:
-            raise commit_error(error) from error
+            raise commit_error(error, sent=True) from error
+
+    async def _checked(self) -> bool:
+        """Say whether the connection itself tells a COMMIT that was a ROLLBACK.
+
+        One that was open before its engine was adopted, or that the app makes itself, does
+        not: there a statement before COMMIT meets the failed transaction (25P02).
+        """
+        if self._connection is None:
+            return True
+        driver: Any = self._connection.connection.driver_connection
+        if driver.is_closed():
+            raise CommitFailed(
+                "the server had closed the connection before COMMIT: nothing was stored",
+                fix="a transaction that sits idle is ended after "
+                "database.idle_in_transaction_session_timeout; hold it for a shorter time",
+            )
+        return isinstance(driver, CheckedConnection)
 
     # The sessions below report here; all of it runs in SQLAlchemy's greenlet.
 
@@ -86,11 +110,15 @@ class UnitOfWork:
         self._connection = None
 
     def _release_read(self) -> None:
-        if self._read is not None and self._read.in_transaction():
-            await_only(self._read.close())
+        """Have the read session give back a connection of its own; its objects stay."""
+        if self._read is not None and self._read.in_transaction() and self._joined is None:
+            self._read.sync_session.commit()
 
-    def _bind_for_read(self, otherwise: Engine | Connection) -> Engine | Connection:
-        return otherwise if self._connection is None else self._connection
+    def _bind_for_read(self, session: Session, reader: Engine | Connection) -> Engine | Connection:
+        if session.in_transaction() and self._joined is not self._connection:
+            session.commit()
+        self._joined = self._connection
+        return self._joined or reader
 
 
 class _UnitSession(Session):
@@ -126,7 +154,19 @@ class _ReadSession(Session):
 
     def get_bind(self, *args: Any, **kwargs: Any) -> Engine | Connection:
         unit: UnitOfWork = self.info["unit"]
-        return unit._bind_for_read(super().get_bind(*args, **kwargs))
+        return unit._bind_for_read(self, super().get_bind(*args, **kwargs))
+
+    def connection(self, *args: Any, **kwargs: Any) -> Connection:
+        connection = super().connection(*args, **kwargs)
+        if self.info["unit"]._joined is not None:
+            raise ReadOnlySession(
+                "a read session gives no connection away while the unit of work has one",
+                fix=_WRITE_FIX,
+            )
+        return connection
+
+    def rollback(self) -> None:
+        self.commit()  # there is nothing to roll back but what the unit of work has written
 
     def flush(self, objects: Any = None) -> None:
         if self.new or self.dirty or self.deleted:
@@ -140,7 +180,10 @@ _WRITE_FIX = "take a DbSession where you write"
 
 def refuse_writes(sql: str) -> None:
     """Raise `ReadOnlySession` for anything but SELECT, WITH, VALUES and SHOW."""
-    if not _READS.match(sql):
+    start = 0
+    while skipped := _BEFORE.match(sql, start):
+        start = skipped.end()
+    if not _READS.match(sql, start):
         raise ReadOnlySession(
             f"a read session was asked to run {sql.strip()[:60]!r}", fix=_WRITE_FIX
         )

@@ -18,12 +18,13 @@ class Use:
     Attributes:
         route: Template of the route, for messages.
         function: Qualified name of the endpoint or dependency, for messages.
-        in_thread: It is a `def`, so FastAPI runs it in a thread.
+        endpoint_in_thread: It is an endpoint and a `def`, so FastAPI runs it in a thread. A
+            `def` dependency may well hand the session on: `def repo(session): return Repo(...)`.
     """
 
     route: str
     function: str
-    in_thread: bool
+    endpoint_in_thread: bool
 
 
 def session_uses(routes: Iterable[BaseRoute], sessions: set[Callable[..., Any]]) -> list[Use]:
@@ -53,16 +54,16 @@ def _dependants(routes: Iterable[BaseRoute], prefix: str) -> Iterator[tuple[str,
             yield path, dependant
 
 
-def _uses(path: str, dependant: Any, sessions: set[Callable[..., Any]]) -> Iterator[Use]:
+def _uses(
+    path: str, dependant: Any, sessions: set[Callable[..., Any]], *, endpoint: bool = True
+) -> Iterator[Use]:
     for child in dependant.dependencies:
         if child.call in sessions and dependant.call is not None:
             name = getattr(dependant.call, "__qualname__", repr(dependant.call))
-            yield Use(path, name, _in_thread(dependant.call))
-        yield from _uses(path, child, sessions)
+            yield Use(path, name, endpoint and _in_thread(dependant.call))
+        yield from _uses(path, child, sessions, endpoint=False)
 
 
 def _in_thread(function: Callable[..., Any]) -> bool:
-    if inspect.isclass(function):
-        return False  # FastAPI runs constructors of classes in a thread, but keeps the session
     call = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004 - the bound method is wanted
     return not (inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call))

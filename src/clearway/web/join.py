@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp
 
 from clearway.errors import AlreadyStarted, ClearwayError
 from clearway.web.middleware import ClearwayMiddleware, RequestPath
 from clearway.web.problem import ProblemHandler
+from clearway.web.routes import own_routes
 
 
 class Join:
@@ -62,8 +63,12 @@ def _applications(app: Starlette) -> Iterator[Starlette]:
     yield from _mounted(app.routes)
 
 
-def _mounted(routes: list[BaseRoute]) -> Iterator[Starlette]:
-    for route in routes:
+def _mounted(routes: Sequence[BaseRoute]) -> Iterator[Starlette]:
+    for route in own_routes(routes):
         inner = getattr(route, "app", None)
+        while inner is not None and not isinstance(inner, Starlette | Router):
+            inner = getattr(inner, "app", None)  # what the mount's own middleware wraps
         if isinstance(inner, Starlette):
             yield from _applications(inner)
+        elif isinstance(inner, Router):
+            yield from _mounted(inner.routes)

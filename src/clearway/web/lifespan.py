@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,10 +18,10 @@ class Openable(Protocol):
     """What the lifespan opens and closes."""
 
     async def open(self) -> None:
-        """Open every part; raise to refuse the start."""
+        """Open every part; raise to refuse the start, with nothing left open."""
 
     async def close(self) -> None:
-        """Close whatever is open; calling it again does nothing."""
+        """Close what one `open` has opened."""
 
 
 class Lifespan:
@@ -35,19 +36,25 @@ class Lifespan:
         self._app = app
         self._road = road
         self._startup: Message | None = None
+        self._open = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the protocol to its end."""
         self._startup = await receive()
         try:
             await self._road.open()
-        except ClearwayError as error:
-            await self._road.close()
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
+        except Exception as error:  # noqa: BLE001 - whatever it is, the service must not come up
+            await send({"type": "lifespan.startup.failed", "message": _said(error)})
             return
+        self._open = True
         try:
             await self._app(scope, self._replaying(receive), self._closing(send))
         finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        if self._open:
+            self._open = False
             await self._road.close()
 
     def _replaying(self, receive: Receive) -> Receive:
@@ -60,7 +67,13 @@ class Lifespan:
     def _closing(self, send: Send) -> Send:
         async def close_first(message: Message) -> None:
             if message["type"] in _ENDS:
-                await self._road.close()
+                await self._close()
             await send(message)
 
         return close_first
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, ClearwayError):
+        return str(error)
+    return "".join(traceback.format_exception(error))

@@ -13,11 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clearway.core.deadline import Deadline
 from clearway.core.histogram import Histogram
-from clearway.core.journey import Exchange, Journey, enter, leave
+from clearway.core.journey import Exchange, Journey, current_journey, enter, leave
 from clearway.core.lane import Lane
 from clearway.core.observer import Faults, Headers, Observer, Watches
 from clearway.core.parts import Parts
-from clearway.errors import DeadlineExceeded
+from clearway.errors import ClearwayError, CommitConflict, CommitFailed, DeadlineExceeded
 from clearway.settings import RequestSettings
 from clearway.web.health import Probes
 from clearway.web.identity import accepted_id
@@ -78,7 +78,7 @@ class ClearwayMiddleware:
         if kind == "lifespan":
             await Lifespan(self.app, self.path.road)(scope, receive, send)
             return
-        if kind not in _KINDS or "clearway" in scope:
+        if kind not in _KINDS or scope.get("clearway") is self.path:
             await self.app(scope, receive, send)
             return
         probes = self.path.probes
@@ -112,44 +112,57 @@ class _Responder:
         self.exchange = Exchange(
             scope.get("method", "WEBSOCKET"), scope["path"], scope.get("client"), scope["headers"]
         )
-        settings = path.settings
+        bound = path.enforced and scope["type"] == "http"
+        outer = current_journey() if "clearway" in scope else None  # of an app that mounts this one
         self.journey = Journey(
             "websocket" if scope["type"] == "websocket" else "request",
-            id=accepted_id(scope["headers"], path.id_header),
+            id=outer.id if outer else accepted_id(scope["headers"], path.id_header),
             route=partial(route_template, scope, scope.get("root_path", "")),
-            deadline=Deadline.after(settings.timeout) if path.enforced else None,
+            deadline=Deadline.after(path.settings.timeout) if bound else None,
             parts=path.parts,
         )
         self.journey.exchange = self.exchange
         # Not the journey itself: that would close a cycle and keep the collector busy.
-        scope["clearway"] = True
+        scope["clearway"] = path
 
     async def run(self) -> None:
         """Run the app for this request, and leave nothing of it unsettled."""
         journey, path = self.journey, self.path
-        permit = path.lane.try_acquire() or await path.lane.acquire()
+        permit = path.lane.try_acquire()
         token = enter(journey)
         try:
             for started in path.watches.started:
                 started(journey)
-            if path.enforced and journey.kind == "request":
+            if journey.deadline is not None:
                 await self._call_within(path.settings.timeout)
             else:
                 await self.app(self.scope, self._read, self._write)
         except BaseException as error:
-            journey.error = error
-            raise
+            # What the app raises after its answer was replaced only follows from that.
+            if self.failure is None or not isinstance(error, Exception):
+                journey.error = error
+                raise
         finally:
+            try:
+                await self._finish()
+            finally:
+                if permit is not None:
+                    permit.release()
+                leave(token)
+        if self.failure is not None and _is_a_fault(self.failure):
+            raise self.failure
+
+    async def _finish(self) -> None:
+        journey = self.journey
+        journey.answered = True
+        try:
             if journey.unsettled:
                 await self._abandon()
-            for finished in path.watches.finished:
+        finally:
+            for finished in self.path.watches.finished:
                 finished(journey)
             if journey.committed:
                 await self._afterwards()
-            permit.release()
-            leave(token)
-        if self.failure is not None and (self.exchange.status or 500) >= 500:
-            raise self.failure
 
     async def _call_within(self, seconds: float) -> None:
         """Call the app, cancel it at the deadline unless the response has begun, answer 504."""
@@ -162,7 +175,8 @@ class _Responder:
                 timer.cancel()
         if self.inner.cancelled_caught:
             late = DeadlineExceeded(f"{self.exchange.path} took longer than {seconds:g} s")
-            self.journey.error = late
+            if self.exchange.status is not None:
+                raise late  # the app answered all the same and was cut off: nothing can mend it
             await self._abandon()
             await self._replace(late)
 
@@ -185,10 +199,12 @@ class _Responder:
         if kind == "http.response.start":
             return self._start(message)
         if self.failure is not None:
-            return _nothing()  # our own answer has been sent in place of the app's
+            return _stop()
         if kind == "http.response.body":
             self.exchange.bytes_out += len(message.get("body", b""))
             self.exchange.complete = not message.get("more_body", False)
+        elif kind == "http.response.pathsend":
+            self.exchange.complete = True
         elif kind == "websocket.accept":
             message = {**message, "headers": self._decorated(message)}
         return self.send(message)
@@ -198,13 +214,16 @@ class _Responder:
             return
         self.started = True
         journey, status = self.journey, message["status"]
-        journey.committed = journey.wants_commit(status < 400)
+        journey.answered = True
+        commit = journey.wants_commit(status < 400)
         if journey.unsettled:
             try:
-                await journey.settle(journey.committed)
+                await journey.settle(commit)
             except Exception as error:  # noqa: BLE001 - whatever it is, no 2xx may leave after it
                 await self._replace(error)
                 return
+        else:
+            journey.committed = commit
         self._began(status)
         await self.send({**message, "headers": self._decorated(message)})
 
@@ -216,12 +235,13 @@ class _Responder:
 
     def _began(self, status: int) -> None:
         self.exchange.status = status
-        if not self.path.enforced and self.journey.age > self.path.settings.timeout:
+        self.journey.deadline = None  # bodies, streams and background are not bound by it
+        if self.journey.age > self.path.settings.timeout:
             self.path.would_expire.observe(self.journey.age)
 
     async def _replace(self, error: Exception) -> None:
-        """Answer with a problem in place of what the app is sending; swallow the rest."""
-        self.started = True
+        """Answer with a problem in place of what the app is sending."""
+        self.started = self.journey.answered = True
         self.failure = self.journey.error = error
         problem = describe(error, self.journey.id, detailed=self.path.detailed)
         self._began(problem.status)
@@ -238,11 +258,10 @@ class _Responder:
 
     async def _abandon(self) -> None:
         """Roll back what no response has settled, in bounded time even when cancelled."""
-        with anyio.move_on_after(SETTLE_WITHIN, shield=True):
-            try:
-                await self.journey.settle(commit=False)
-            except Exception as error:  # noqa: BLE001 - the request has its outcome already
-                self.path.faults.record("rollback", error)
+        with anyio.CancelScope(shield=True):
+            failure = await self.journey.abandon(SETTLE_WITHIN)
+        if failure is not None:
+            self.path.faults.record("rollback", failure)
 
     async def _afterwards(self) -> None:
         for hook in self.journey.afterthoughts():
@@ -252,9 +271,24 @@ class _Responder:
                 self.path.faults.record("after_response", error)
 
 
-async def _nothing() -> None:
-    """Swallow a message."""
+class _AnswerReplaced(OSError):
+    """Our own answer has been sent in place of the app's: no byte of it will leave."""
+
+
+async def _stop() -> None:
+    """End a body that nobody will get, as a server does whose client has left."""
+    raise _AnswerReplaced("the answer was replaced, because its COMMIT failed")
+
+
+def _is_a_fault(failure: Exception) -> bool:
+    """Say whether the server should log a failure: a refusal or a conflict is an answer."""
+    if isinstance(failure, ClearwayError) and not isinstance(failure, CommitFailed):
+        return False
+    return not isinstance(failure, CommitConflict)
 
 
 def _runs_in_thread(endpoint: Callable[..., object] | None) -> bool:
-    return endpoint is not None and not inspect.iscoroutinefunction(endpoint)
+    if endpoint is None or inspect.isclass(endpoint):
+        return False
+    call = endpoint if inspect.isroutine(endpoint) else getattr(endpoint, "__call__", endpoint)  # noqa: B004 - the bound method is wanted
+    return not inspect.iscoroutinefunction(call)
