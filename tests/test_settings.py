@@ -61,7 +61,8 @@ def test_fastapi_env_says_whether_this_is_development(monkeypatch: pytest.Monkey
     [
         ("DATABASE__POOL_SIZ", "3", "_POOL_SIZ is not a setting; did you mean CLEARWAY_DATABASE__"),
         ("DATABSE__POOL_SIZE", "3", "_POOL_SIZE is not a setting; did you mean CLEARWAY_DATABASE"),
-        ("XYZ", "3", "CLEARWAY_XYZ is not a setting"),
+        ("XYZ__Y", "3", "CLEARWAY_XYZ__Y is not a setting"),
+        ("DATABASE_POOL_SIZE", "3", "did you mean CLEARWAY_DATABASE__POOL_SIZE?"),
         ("DATABASE__POOL_SIZE", "0", "greater than or equal to 1, not '0'"),
         ("DATABASE__POOL_SIZE", "many", "valid integer"),
         ("DATABASE__WAIT_TIMEOUT", "-1", "greater than 0, not '-1'"),
@@ -85,7 +86,7 @@ def test_a_setting_that_cannot_be_used_is_named(
 
 def test_every_problem_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has to start three times to see three problems."""
-    monkeypatch.setenv("CLEARWAY_NOPE", "1")
+    monkeypatch.setenv("CLEARWAY_NOPE__X", "1")
     monkeypatch.setenv("CLEARWAY_DATABASE__POOL_SIZE", "0")
     monkeypatch.setenv("CLEARWAY_LOGS__FORMAT", "xml")
 
@@ -106,10 +107,36 @@ def test_the_url_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:hunter2@h/d")
     assert "hunter2" not in repr(Settings())
 
-    monkeypatch.setenv("CLEARWAY_DATABASE__URL__X", "hunter2")
-    with pytest.raises(SettingsInvalid) as raised:
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("DATABASE__URL__X", "hunter2"), ("DATABASE", "postgresql://u:hunter2@h/d"),
+     ("DATABASE", '"postgresql://u:hunter2@h/d"')],
+)  # fmt: skip
+def test_a_url_in_the_wrong_variable_is_never_shown(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the variable and keeps the password."""
+    monkeypatch.setenv(f"CLEARWAY_{variable}", value)
+
+    with pytest.raises(SettingsInvalid, match="CLEARWAY_DATABASE") as raised:
         Settings()
+
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("LOG_LEVEL", "trace"), ("LOG_LEVEL", "5"), ("LOG_LEVEL", ""), ("CLEARWAY_PORT", "tcp://x:80"),
+     ("CLEARWAY_SERVICE_HOST", "10.0.0.1"), ("CLEARWAY_PORT_80_TCP_ADDR", "10.0.0.1")],
+)  # fmt: skip
+def test_what_was_not_written_for_us_stops_no_start(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A level of another tool's, and what Kubernetes sets beside a Service called clearway."""
+    monkeypatch.setenv(variable, value)
+
+    assert Settings().logs.level == "info"
 
 
 def test_every_setting_is_documented_with_its_default() -> None:

@@ -2,13 +2,15 @@
 
 The environment name of a field is `CLEARWAY_<GROUP>__<FIELD>`, so `pool_size` in `database`
 is `CLEARWAY_DATABASE__POOL_SIZE`. The names that platforms already set are honoured where the
-own name is absent: `DATABASE_URL`, `PORT`, `WEB_CONCURRENCY`, `LOG_LEVEL`, `FASTAPI_ENV`.
+own name is absent: `DATABASE_URL`, `LOG_LEVEL`, `FASTAPI_ENV`. The command line reads `PORT` and
+`WEB_CONCURRENCY`.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -23,7 +25,12 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from clearway.errors import SettingsInvalid
 
@@ -40,6 +47,9 @@ PLATFORM_NAMES = {
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 SecondsOrNone = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+
+
+_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 def _level_name(value: object) -> object:
@@ -187,6 +197,9 @@ class OpsSettings(_Group):
     """Seconds for all phases of the shutdown together; Kubernetes kills after 30."""
 
 
+# What Kubernetes sets in every pod beside a Service that is called `clearway`.
+_KUBERNETES = re.compile(r"CLEARWAY_(SERVICE_HOST|SERVICE_PORT|PORT)(_|$)")
+
 _FIX = "correct the value or unset it; docs/settings.md lists every setting with its bounds"
 
 
@@ -210,6 +223,27 @@ class _ArgumentSource(PydanticBaseSettingsSource):
         }
 
 
+class _EnvironmentSource(PydanticBaseSettingsSource):
+    """The CLEARWAY_* variables; a group given whole has to be JSON."""
+
+    def __init__(self, environment: PydanticBaseSettingsSource) -> None:
+        super().__init__(environment.settings_cls)
+        self._environment = environment
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        try:
+            return self._environment()
+        except SettingsError as error:  # it shows the value, which may be a URL with a password
+            group = str(error).partition('"')[2].partition('"')[0]
+            raise SettingsInvalid(
+                f"{PREFIX}{group.upper()} is no JSON object",
+                fix=f"give one setting of it, as {PREFIX}{group.upper()}__NAME",
+            ) from None
+
+
 class _PlatformSource(PydanticBaseSettingsSource):
     """The variables that platforms and FastAPI already set, below our own names."""
 
@@ -219,7 +253,10 @@ class _PlatformSource(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         tree: dict[str, Any] = {}
         for (group, field), variable in PLATFORM_NAMES.items():
-            if value := os.environ.get(variable):
+            value = os.environ.get(variable)
+            if field == "level" and _level_name(value) not in _LEVELS:
+                continue  # uvicorn's `trace`, say: it was not written for us
+            if value:
                 tree.setdefault(group, {})[field] = value
         return tree
 
@@ -252,7 +289,11 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments first, then CLEARWAY_*, then what the platform sets."""
-        return _ArgumentSource(init_settings), env_settings, _PlatformSource(settings_cls)
+        return (
+            _ArgumentSource(init_settings),
+            _EnvironmentSource(env_settings),
+            _PlatformSource(settings_cls),
+        )
 
     @model_validator(mode="wrap")
     @classmethod
@@ -268,12 +309,18 @@ class Settings(BaseSettings):
 
 
 def _strays(tree: type[Settings]) -> list[str]:
-    """Return the CLEARWAY_* variables that belong to no group: pydantic would ignore them."""
+    """Return the CLEARWAY_* variables that belong to no group: pydantic would ignore them.
+
+    Without a double underscore only what is nearly a setting counts: nobody else's variables
+    may stop the start.
+    """
     ours = (name for name in os.environ if name.upper().startswith(PREFIX))
     return [
         name
         for name in ours
         if name.upper().removeprefix(PREFIX).partition("__")[0].lower() not in tree.model_fields
+        and not _KUBERNETES.match(name.upper())
+        and ("__" in name or _nearest(name, tree))
     ]
 
 
@@ -281,19 +328,25 @@ def _problem(detail: ErrorDetails, tree: type[Settings]) -> str:
     variable = PREFIX + "__".join(str(part) for part in detail["loc"]).upper()
     if detail["type"] == "extra_forbidden":
         return _unknown(variable, tree)
-    given = "" if "url" in detail["loc"] else f", not {detail['input']!r}"
+    plain = len(detail["loc"]) > 1 and isinstance(detail["input"], str | int | float)
+    given = f", not {detail['input']!r}" if plain and "url" not in detail["loc"] else ""
     return f"{variable}: {detail['msg'][:1].lower()}{detail['msg'][1:]}{given}"
 
 
 def _unknown(variable: str, tree: type[Settings]) -> str:
+    nearest = _nearest(variable, tree)
+    hint = f"; did you mean {nearest}?" if nearest else ""
+    return f"{variable} is not a setting{hint}"
+
+
+def _nearest(variable: str, tree: type[Settings]) -> str | None:
     known = [
         f"{PREFIX}{group}__{field}".upper()
         for group, info in tree.model_fields.items()
         for field in _fields(info)
     ]
     nearest = difflib.get_close_matches(variable.upper(), known, n=1, cutoff=0.75)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    return f"{variable} is not a setting{hint}"
+    return nearest[0] if nearest else None
 
 
 def _fields(info: FieldInfo) -> Mapping[str, FieldInfo]:

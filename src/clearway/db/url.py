@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -10,14 +12,21 @@ from clearway.errors import DatabaseUrlInvalid
 _SCHEMES = frozenset({"postgres", "postgresql", "postgresql+asyncpg"})
 _FIX = "write it as postgresql://user:password@host:5432/name"
 
-# Parameters of libpq that asyncpg has under another name, or decides by itself.
-_RENAMED = {"sslmode": "ssl", "connect_timeout": "timeout"}
-_IGNORED = frozenset({"channel_binding", "gssencmode", "keepalives", "keepalives_idle"})
-_UNDERSTOOD = frozenset(
-    {"ssl", "timeout", "command_timeout", "host", "port", "target_session_attrs",
-     "statement_cache_size", "prepared_statement_cache_size", "passfile", "krbsrvname"}
+# libpq's parameters for TLS, which asyncpg understands in a DSN of its own and nowhere else.
+_TLS = frozenset(
+    {"sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword",
+     "ssl_min_protocol_version", "ssl_max_protocol_version"}
 )  # fmt: skip
-_NUMBERS = frozenset({"timeout", "command_timeout"})
+_SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
+_SERVER = frozenset({"application_name", "options"})
+_IGNORED = frozenset({"channel_binding", "gssencmode", "keepalives", "keepalives_idle"})
+_SECONDS = {
+    "connect_timeout": "timeout",
+    "timeout": "timeout",
+    "command_timeout": "command_timeout",
+}
+_COUNTS = frozenset({"statement_cache_size", "prepared_statement_cache_size"})
+_TEXTS = frozenset({"target_session_attrs", "passfile", "krbsrvname"})
 
 
 def parse(text: str) -> tuple[URL, dict[str, object], dict[str, str]]:
@@ -30,17 +39,23 @@ def parse(text: str) -> tuple[URL, dict[str, object], dict[str, str]]:
     Raises:
         DatabaseUrlInvalid: The URL cannot be read, or names something that is not supported.
     """
-    url = _read(text)
+    url = _read(text.strip())
     arguments: dict[str, object] = {}
     server: dict[str, str] = {}
+    tls: dict[str, str] = {}
     for name, value in url.query.items():
         if isinstance(value, tuple):
             raise DatabaseUrlInvalid(f"the database URL gives {name} twice", fix=_FIX)
-        if name == "application_name":
+        if name == "host":
+            url = url.set(host=value)  # the folder of a local socket, usually
+        elif name in _SERVER:
             server[name] = value
+        elif name in _TLS:
+            tls[name] = _ssl_mode(value) if name == "sslmode" else value
         elif name not in _IGNORED:
-            key, argument = _argument(name, value)
-            arguments[key] = argument
+            arguments.update(_argument(name, value))
+    if tls:
+        arguments["dsn"] = "postgresql://?" + urlencode(tls)
     return url.set(drivername="postgresql+asyncpg", query={}), arguments, server
 
 
@@ -50,31 +65,49 @@ def _read(text: str) -> URL:
     except (ArgumentError, ValueError):
         # The text may hold a password, and so may the exception: neither goes any further.
         raise DatabaseUrlInvalid("the database URL cannot be read", fix=_FIX) from None
-    if url.drivername not in _SCHEMES:
+    if url.drivername.lower() not in _SCHEMES:
         raise DatabaseUrlInvalid(
             f"the database URL is for {url.drivername}; PostgreSQL over asyncpg is supported",
             fix=_FIX,
+        )
+    if "@" in (url.host or ""):
+        raise DatabaseUrlInvalid(
+            "the database URL has an @ in its password", fix="write it as %40 there"
         )
     if not url.database:
         raise DatabaseUrlInvalid("the database URL names no database", fix=_FIX)
     return url
 
 
-def _argument(name: str, value: str) -> tuple[str, object]:
-    key = _RENAMED.get(name, name)
-    if key not in _UNDERSTOOD:
-        raise DatabaseUrlInvalid(
-            f"the database URL has a parameter that asyncpg does not know: {name}",
-            fix="remove it, or build an engine yourself and pass Clearway(app, engine=engine)",
-        )
-    if key not in _NUMBERS:
-        return key, value
+def _ssl_mode(value: str) -> str:
+    mode = "require" if value == "no-verify" else value  # Node's name: encrypted, not verified
+    if mode not in _SSL_MODES:
+        known = ", ".join(sorted(_SSL_MODES))
+        raise DatabaseUrlInvalid(f"sslmode in the database URL is none of {known}", fix=_FIX)
+    return mode
+
+
+def _argument(name: str, value: str) -> dict[str, object]:
     try:
-        return key, float(value)
+        if name in _SECONDS:
+            seconds = float(value)
+            if not 0 <= seconds < 86_400:
+                raise ValueError(name)  # noqa: TRY301 - the same answer as for no number at all
+            return {_SECONDS[name]: seconds} if seconds else {}  # libpq: 0 is no bound
+        if name in _COUNTS:
+            return {name: int(value)}
     except ValueError:
-        raise DatabaseUrlInvalid(f"{name} in the database URL is no number", fix=_FIX) from None
+        raise DatabaseUrlInvalid(
+            f"{name} in the database URL is no number of use", fix=_FIX
+        ) from None
+    if name in _TEXTS:
+        return {name: value}
+    raise DatabaseUrlInvalid(
+        f"the database URL has a parameter that is not supported: {name}",
+        fix="remove it, or build an engine yourself and pass Clearway(app, engine=engine)",
+    )
 
 
 def shown(url: URL) -> str:
     """Return the address for messages: host, port and database, never the password."""
-    return f"{url.host or 'the local socket'}:{url.port or 5432}/{url.database}"
+    return f"{url.host or 'localhost'}:{url.port or 5432}/{url.database}"
