@@ -65,9 +65,19 @@ class UnitOfWork:
             if self._read is not None:
                 await self._read.close()
         finally:
-            async with self.session:
+            try:
                 if commit and self.session.in_transaction():
                     await self._commit()
+            finally:
+                await self._end()
+
+    async def _end(self) -> None:
+        try:
+            async with self.session:  # its exit completes even when it is cancelled
+                pass
+        except (SQLAlchemyError, OSError):
+            # The connection died, and its transaction with it: nothing is left to roll back.
+            await self.session.invalidate()
 
     async def _commit(self) -> None:
         session = self.session
@@ -75,16 +85,16 @@ class UnitOfWork:
             # Apart from COMMIT: a flush that fails leaves no doubt about the outcome.
             if session.new or session.dirty or session.deleted:
                 await session.flush()
+            if not self._checked():
+                await (await session.connection()).exec_driver_sql("SELECT 1")
         except SQLAlchemyError as error:
             raise commit_error(error, sent=False) from error
-        if not await self._checked():
-            await (await session.connection()).exec_driver_sql("SELECT 1")
         try:
             await session.commit()
         except Exception as error:
             raise commit_error(error, sent=True) from error
 
-    async def _checked(self) -> bool:
+    def _checked(self) -> bool:
         """Say whether the connection itself tells a COMMIT that was a ROLLBACK.
 
         One that was open before its engine was adopted, or that the app makes itself, does
@@ -99,7 +109,8 @@ class UnitOfWork:
                 fix="a transaction that sits idle is ended after "
                 "database.idle_in_transaction_session_timeout; hold it for a shorter time",
             )
-        return isinstance(driver, CheckedConnection)
+        # Not isinstance: to asyncpg's metaclass every connection is one of every class.
+        return type(driver) is CheckedConnection
 
     # The sessions below report here; all of it runs in SQLAlchemy's greenlet.
 
