@@ -157,7 +157,7 @@ async def test_a_script_has_a_journey_of_its_own() -> None:
             assert journey.route == "import"
             journey.before_response.append(settle)
             await offload.thread(time.sleep, 0.001)
-        with pytest.raises(KeyError):  # noqa: PT012 - the block is what is tested
+        with pytest.raises(KeyError):
             async with road.journey("import") as broken:
                 broken.before_response.append(settle)
                 raise KeyError

@@ -334,7 +334,7 @@ async def test_a_script_commits_at_the_end_of_the_block(table: str, settings: Se
     async with road:
         async with road.db.session() as session:
             session.add(Item(name="kept"))
-        with pytest.raises(KeyError):  # noqa: PT012 - the block is what is tested
+        with pytest.raises(KeyError):
             async with road.db.session() as session:
                 session.add(Item(name="dropped"))
                 await session.flush()
