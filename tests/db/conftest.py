@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from clearway import Settings
+from clearway.dev.postgres import EmbeddedPostgres
 from db import schema
 
 
 @pytest.fixture
-async def table(database_url: str) -> str:
+def table(postgres: EmbeddedPostgres, database_url: str) -> str:
     """Return the URL of a database that has the table `item`."""
-    await schema.create(database_url)
+    subprocess.run([postgres.psql, database_url, "-qXc", schema.DDL], check=True, timeout=20)
     return database_url
 
 
