@@ -35,7 +35,7 @@ bench: $(READY) ## Measure every question in bench/
 		echo "== bench/$$name.py"; $(BIN)/python -m bench.$$name || exit 1; done
 
 clean: ## Remove environments, caches and the development database
-	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .clearway build dist
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .clearway build dist examples/studio/inputs
 	find src tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip knows dependency groups since 25.1; Debian's is older.

@@ -304,7 +304,8 @@ class Settings(BaseSettings):
         except ValidationError as error:
             problems += [_problem(detail, cls) for detail in error.errors()]
         if problems:
-            raise SettingsInvalid("".join(f"\n  - {problem}" for problem in problems), fix=_FIX)
+            listed = "".join(f"\n  - {problem}" for problem in problems)
+            raise SettingsInvalid(f"settings cannot be used:{listed}", fix=_FIX)
         return settings
 
 

@@ -130,6 +130,23 @@ async def test_a_permit_is_given_back_once() -> None:
     assert lane.snapshot().in_use == 0
 
 
+async def test_a_place_left_behind_is_in_the_ledger_and_still_taken() -> None:
+    """A caller that gives up has the time in its ledger, once; the place is freed later."""
+    lane = Lane("threads", 1)
+    journey = Journey("request")
+    with travelling(journey):
+        permit = await lane.acquire()
+    await asyncio.sleep(0.01)
+
+    permit.leave_behind()
+
+    assert lane.snapshot().in_use == 1
+    permit.release()
+    assert lane.snapshot().in_use == 0
+    assert journey.ledger["threads"].holds == 1
+    assert journey.ledger["threads"].held > 0
+
+
 async def test_waits_and_holds_are_written_into_the_journeys_ledger() -> None:
     """The journey that waited and held has both in its ledger; the lane has them too."""
     lane = Lane("db", 1)

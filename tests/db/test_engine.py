@@ -102,6 +102,14 @@ async def test_an_unbounded_pool_has_no_lane(table: str) -> None:
         assert "db" not in road.lanes
 
 
+async def test_something_else_than_an_engine_is_a_start_error() -> None:
+    """A URL in place of the engine is named, with what to do."""
+    road = Clearway(app_with_writer(), Settings(), engine="postgresql://h/d")  # type: ignore[arg-type]  # the mistake
+
+    with pytest.raises(DatabaseUrlInvalid, match="takes an SQLAlchemy AsyncEngine, not str"):
+        await road.open()
+
+
 async def test_an_engine_for_another_driver_is_a_start_error() -> None:
     """The driver is named."""
     engine = create_async_engine("sqlite+aiosqlite://")

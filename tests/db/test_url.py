@@ -35,6 +35,7 @@ def test_libpqs_parameters_become_asyncpgs() -> None:
         ("mysql://u:secret@h/d", "is for mysql"),
         ("postgresql+psycopg://u:secret@h/d", "is for postgresql\\+psycopg"),
         ("postgresql://u:secret@h", "names no database"),
+        ("postgresql://u:secret@h:99999/d", "has the port 99999"),
         ("postgresql://u:secret@h:notaport/d", "cannot be read"),
         ("not a url, secret", "cannot be read"),
         ("postgresql://u:secret@h/d?sslmod=require", "is not supported: sslmod"),

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from clearway.core.journey import Exchange, Journey
-from clearway.logs.access import AccessLine
+from clearway.errors import WorkerKilled
+from clearway.logs.access import AccessLine, _reason
 from clearway.logs.logger import Output
 from clearway.logs.render import Renderer, Stamp
 
@@ -75,6 +76,7 @@ def test_the_level_tells_whose_fault_it_was(
     ((line, _),) = _written(journey)
     assert line["level"] == level
     assert line.get("error") == (type(error).__name__ if error else None)
+    assert ("error_message" in line) is (error is not None)
 
 
 def test_a_body_that_was_cut_off_is_said() -> None:
@@ -101,3 +103,21 @@ def test_the_threshold_holds_for_access_lines_too() -> None:
 def test_a_journey_without_an_exchange_writes_nothing() -> None:
     """A script or a job is no request."""
     assert _written(Journey("script")) == []
+
+
+def test_the_reason_of_a_failure_stands_beside_its_request_id() -> None:
+    """Our own errors give code and sentence, others their text, and a broken one nothing."""
+
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    said = [
+        _reason(WorkerKilled("process 7 was killed by SIGKILL")),
+        _reason(KeyError("x" * 1000)),
+        _reason(Unspeakable()),
+    ]
+
+    assert said[0] == "[CW402] process 7 was killed by SIGKILL"
+    assert said[1] == "'" + "x" * 299
+    assert said[2] == ""

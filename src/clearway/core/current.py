@@ -55,6 +55,6 @@ def find(cls: type[P], name: str) -> P:
 def _not_open(name: str) -> NotOpen:
     return NotOpen(
         f"{name} was used while no Clearway was open",
-        fix="run the lifespan: start the app with a server or `with TestClient(app)`; in a "
-        "script, `async with road:`. Under CLEARWAY=off nothing opens",
+        fix="is there a Clearway(app)? Then run the lifespan: start the app with a server or "
+        "`with TestClient(app)`; in a script, `async with road:`. Under CLEARWAY=off nothing opens",
     )

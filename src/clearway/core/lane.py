@@ -70,6 +70,12 @@ class Permit:
             self._journey.ledger.hold(lane.name, held)
         lane._leave(held)
 
+    def leave_behind(self) -> None:
+        """Write the hold so far into the journey, which goes on while the place stays taken."""
+        journey, self._journey = self._journey, None
+        if journey is not None and self._lane is not None:
+            journey.ledger.hold(self._lane.name, time.monotonic() - self.since)
+
     def __enter__(self) -> Self:
         return self
 

@@ -173,8 +173,10 @@ def _journey_of_request() -> Journey:
     journey = current_journey()
     if journey is None or journey.kind == "websocket":
         raise NotOpen(
-            "a session was asked for outside a request, where no response ends its transaction",
-            fix="async with road.db.session() as session: (in a WebSocket, one for each message)",
+            "a session was asked for outside a request that Clearway sees, where no response "
+            "ends its transaction",
+            fix="is there a Clearway(app), and not CLEARWAY=off? Outside of a request, and for "
+            "each message of a WebSocket: async with road.db.session() as session",
         )
     return journey
 

@@ -67,6 +67,11 @@ class Attachment:
     """
 
     def __init__(self, engine: AsyncEngine, settings: DatabaseSettings) -> None:
+        if not isinstance(engine, AsyncEngine):
+            raise DatabaseUrlInvalid(
+                f"engine= takes an SQLAlchemy AsyncEngine, not {type(engine).__name__}",
+                fix="create_async_engine(url), or leave it out and set DATABASE_URL",
+            )
         if engine.dialect.driver != "asyncpg":
             raise DatabaseUrlInvalid(
                 f"the engine is for {engine.dialect.name}+{engine.dialect.driver}; "

@@ -74,6 +74,8 @@ def _read(text: str) -> URL:
         raise DatabaseUrlInvalid(
             "the database URL has an @ in its password", fix="write it as %40 there"
         )
+    if url.port is not None and not 0 < url.port < 65_536:
+        raise DatabaseUrlInvalid(f"the database URL has the port {url.port}", fix=_FIX)
     if not url.database:
         raise DatabaseUrlInvalid("the database URL names no database", fix=_FIX)
     return url

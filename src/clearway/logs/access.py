@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from clearway.core.journey import Exchange, Journey
 from clearway.core.observer import Observer
+from clearway.errors import ClearwayError
 from clearway.logs.logger import Output
 from clearway.logs.plain import Fields
 
@@ -49,6 +50,7 @@ def _fields(journey: Journey, exchange: Exchange) -> Fields:
         fields["user_agent"] = user_agent
     if journey.error is not None:
         fields["error"] = type(journey.error).__name__
+        fields["error_message"] = _reason(journey.error)
     if not exchange.complete:
         fields["complete"] = False
     for lane, entry in journey.ledger:
@@ -61,8 +63,19 @@ def _fields(journey: Journey, exchange: Exchange) -> Fields:
     return fields
 
 
+def _reason(error: BaseException) -> str:
+    """Return why, so that a request id leads to it: the server's traceback has no id."""
+    if isinstance(error, ClearwayError):
+        return f"[{error.code}] {error.what}"
+    try:
+        return str(error)[:_LONGEST_REASON]
+    except Exception:  # noqa: BLE001 - a caller's __str__ may raise anything
+        return ""
+
+
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
+_LONGEST_REASON = 300  # characters
 _TAKEN = frozenset({"timestamp", "level", "event", "request_id", "route", "service", "version"})

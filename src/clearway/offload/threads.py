@@ -106,6 +106,7 @@ class Threads:
             async with limit.bound():
                 outcome = await errand.future
         except BaseException:
+            permit.leave_behind()
             self._abandon(errand, name)
             raise
         return refuse_coroutine(outcome.unwrap(limit.what), name)
