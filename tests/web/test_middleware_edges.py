@@ -61,7 +61,7 @@ async def test_an_inner_user_does_not_close_the_outer_ones_parts() -> None:
 
 async def test_bodies_tasks_and_sockets_are_not_bound_by_the_deadline() -> None:
     """In mode `enforce` the deadline ends where the response begins; sockets never have one."""
-    settings = Settings.model_validate({"request": {"timeout": 0.1, "timeout_mode": "enforce"}})
+    settings = Settings.model_validate({"request": {"timeout": 0.5, "timeout_mode": "enforce"}})
     app = FastAPI()
     Clearway(app, settings)
 
@@ -69,7 +69,7 @@ async def test_bodies_tasks_and_sockets_are_not_bound_by_the_deadline() -> None:
     async def stream() -> StreamingResponse:
         async def body() -> AsyncIterator[bytes]:
             yield b"a"
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.7)
             yield await offload.thread(lambda: b"b")
 
         return StreamingResponse(body())
@@ -77,7 +77,7 @@ async def test_bodies_tasks_and_sockets_are_not_bound_by_the_deadline() -> None:
     @app.websocket("/ws")
     async def socket(ws: WebSocket) -> None:
         await ws.accept()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.7)
         await ws.send_json(await offload.thread(lambda: 1))
 
     async with serving(app) as client:
