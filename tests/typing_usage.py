@@ -1,0 +1,60 @@
+"""The public names as a user writes them; `make check` reads this file and nothing runs it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import assert_type
+
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from clearway import (
+    AsyncReadSession,
+    Clearway,
+    DbSession,
+    Journey,
+    ReadDbSession,
+    Settings,
+    current_journey,
+    get_logger,
+    offload,
+)
+from clearway.core.lane import LaneSnapshot
+
+app = FastAPI()
+road = Clearway(app, Settings())
+log = get_logger()
+
+
+def thumbnails(data: bytes, *, size: int = 100) -> list[bytes]:
+    """Stand for CPU work."""
+    return [data[:size]]
+
+
+@app.post("/images")
+async def create(data: bytes, session: DbSession, read: ReadDbSession) -> int:
+    """Use every name in a request."""
+    assert_type(session, AsyncSession)
+    assert_type(read, AsyncReadSession)
+    assert_type(await offload.process(thumbnails, data, timeout=10), list[bytes])
+    assert_type(await offload.process(partial(thumbnails, size=5), data), list[bytes])
+    assert_type(await offload.thread(len, data), int)
+    log.info("image stored", size=len(data))
+    journey = assert_type(current_journey(), Journey | None)
+    if journey is not None:
+        journey.note(size=len(data))
+        assert_type(journey.ledger["db"].waited, float)
+    await offload.process(thumbnails, "text")  # type: ignore[arg-type]  # bytes are wanted
+    return 1
+
+
+async def script(engine: AsyncEngine) -> None:
+    """Use every name outside of a request."""
+    async with Clearway(FastAPI(), engine=engine) as other, other.journey("import") as journey:
+        assert_type(other, Clearway)
+        assert_type(journey, Journey)
+        async with other.db.session() as session:
+            assert_type(session, AsyncSession)
+        assert_type(await other.db.dependency(), AsyncSession)
+        assert_type(other.lanes["db"].snapshot(), LaneSnapshot)
+        assert_type(Clearway.current(), Clearway)
