@@ -278,6 +278,29 @@ async def test_a_connection_that_died_before_commit_stored_nothing_for_sure(
     assert "before COMMIT: nothing was stored" in answer.json()["detail"]
 
 
+async def test_a_read_whose_connection_died_does_not_undo_the_answer(
+    table: str, settings: Settings
+) -> None:
+    """The read had been answered; that its connection is gone afterwards concerns nobody."""
+    app = FastAPI()
+    road = Clearway(app, settings)
+
+    @app.get("/")
+    async def read(session: ReadDbSession) -> bool:
+        pid = await session.scalar(text("select pg_backend_pid()"))
+        assert isinstance(pid, int)
+        os.kill(pid, signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        return True
+
+    async with serving(app) as client:
+        answers = [await client.get("/") for _ in range(2)]
+        in_use = road.lanes["db"].snapshot().in_use
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert in_use == 0
+
+
 def test_a_connection_lost_during_commit_leaves_the_outcome_open() -> None:
     """Only once COMMIT was sent; before that nothing was stored."""
     assert isinstance(commit_error(ConnectionResetError(), sent=True), CommitUnknown)

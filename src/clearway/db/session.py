@@ -62,22 +62,14 @@ class UnitOfWork:
             CommitFailed: Nothing was stored, or nobody can know (`CommitUnknown`).
         """
         try:
-            if self._read is not None:
-                await self._read.close()
+            if commit and self.session.in_transaction():
+                await self._commit()
         finally:
             try:
-                if commit and self.session.in_transaction():
-                    await self._commit()
+                await _end(self.session)
             finally:
-                await self._end()
-
-    async def _end(self) -> None:
-        try:
-            async with self.session:  # its exit completes even when it is cancelled
-                pass
-        except (SQLAlchemyError, OSError):
-            # The connection died, and its transaction with it: nothing is left to roll back.
-            await self.session.invalidate()
+                if self._read is not None:
+                    await _end(self._read)
 
     async def _commit(self) -> None:
         session = self.session
@@ -130,6 +122,15 @@ class UnitOfWork:
             session.commit()
         self._joined = self._connection
         return self._joined or reader
+
+
+async def _end(session: AsyncSession) -> None:
+    try:
+        async with session:  # its exit completes even when it is cancelled
+            pass
+    except (SQLAlchemyError, OSError):
+        # The connection died, and its transaction with it: nothing is left to roll back.
+        await session.invalidate()
 
 
 class _UnitSession(Session):
