@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Self
 
-import anyio
 from fastapi import FastAPI
 
 from clearway.core.current import current_parts
@@ -22,7 +21,7 @@ from clearway.settings import Settings, switched_off
 from clearway.web.health import Probes
 from clearway.web.identity import RequestId
 from clearway.web.join import Join
-from clearway.web.middleware import SETTLE_WITHIN, RequestPath
+from clearway.web.middleware import RequestPath, abandon
 from clearway.web.timing import ServerTiming
 
 if TYPE_CHECKING:
@@ -94,12 +93,12 @@ class Clearway:
         if self._db is None:
             from clearway.db import Database
 
-            self._db = Database(
-                self.settings.database, self.settings.service.name, engine=self._engine
-            )
-            if self._ready and self._db.configured:  # first asked for while we are open
-                self._db.attach()
-                self._parts.add(self._db)
+            settings = self.settings
+            db = Database(settings.database, settings.service.name, engine=self._engine)
+            if self._ready and db.configured:  # first asked for while we are open
+                db.attach()
+                self._parts.add(db)
+            self._db = db
         return self._db
 
     @property
@@ -188,10 +187,7 @@ class Clearway:
         if keep and journey.wants_commit(False):
             await journey.settle(commit=True)
             return
-        with anyio.CancelScope(shield=True):
-            failure = await journey.abandon(SETTLE_WITHIN)
-        if failure is not None:
-            self._path.faults.record("rollback", failure)
+        await abandon(journey, self._path.faults)
 
     def _request_path(self) -> RequestPath:
         settings = self.settings

@@ -203,7 +203,14 @@ _KUBERNETES = re.compile(r"CLEARWAY_(SERVICE_HOST|SERVICE_PORT|PORT)(_|$)")
 _FIX = "correct the value or unset it; docs/settings.md lists every setting with its bounds"
 
 
-class _ArgumentSource(PydanticBaseSettingsSource):
+class _TreeSource(PydanticBaseSettingsSource):
+    """A source that gives the whole tree at once, and never a field alone."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+
+class _ArgumentSource(_TreeSource):
     """The constructor's arguments; a group given as an object leaves its unset fields open.
 
     Without this, `Settings(database=DatabaseSettings(pool_size=5))` would hide DATABASE_URL.
@@ -213,9 +220,6 @@ class _ArgumentSource(PydanticBaseSettingsSource):
         super().__init__(arguments.settings_cls)
         self._arguments = arguments
 
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return None, field_name, False
-
     def __call__(self) -> dict[str, Any]:
         return {
             name: group.model_dump(exclude_unset=True) if isinstance(group, BaseModel) else group
@@ -223,15 +227,12 @@ class _ArgumentSource(PydanticBaseSettingsSource):
         }
 
 
-class _EnvironmentSource(PydanticBaseSettingsSource):
+class _EnvironmentSource(_TreeSource):
     """The CLEARWAY_* variables; a group given whole has to be JSON."""
 
     def __init__(self, environment: PydanticBaseSettingsSource) -> None:
         super().__init__(environment.settings_cls)
         self._environment = environment
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         try:
@@ -244,11 +245,8 @@ class _EnvironmentSource(PydanticBaseSettingsSource):
             ) from None
 
 
-class _PlatformSource(PydanticBaseSettingsSource):
+class _PlatformSource(_TreeSource):
     """The variables that platforms and FastAPI already set, below our own names."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         tree: dict[str, Any] = {}

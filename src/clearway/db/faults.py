@@ -37,7 +37,7 @@ def connection_lost(error: BaseException) -> bool:
     """Say whether the connection died with this error, so that nobody knows what was done."""
     if isinstance(error, DBAPIError):
         return bool(error.connection_invalidated)
-    return isinstance(error, (OSError, TimeoutError))
+    return isinstance(error, OSError)  # a TimeoutError is one
 
 
 def connect_error(error: Exception, where: str) -> Exception:
@@ -78,7 +78,7 @@ def connect_error(error: Exception, where: str) -> Exception:
 def _unreachable(error: Exception, state: str | None) -> bool:
     if state is not None:
         return state in STARTING_OR_STOPPING or state.startswith("08")
-    return isinstance(error, (OSError, TimeoutError, DBAPIError))
+    return isinstance(error, (OSError, DBAPIError))
 
 
 def commit_error(error: Exception, *, sent: bool) -> CommitFailed:

@@ -96,7 +96,7 @@ class _Responder:
     """One request on its way: what it reads, what it answers, and what hangs on both."""
 
     __slots__ = ("app", "exchange", "failure", "inner", "journey", "path", "receive", "scope",
-                 "send", "started")  # fmt: skip
+                 "send")  # fmt: skip
 
     def __init__(
         self, app: ASGIApp, path: RequestPath, scope: Scope, receive: Receive, send: Send
@@ -106,7 +106,6 @@ class _Responder:
         self.scope = scope
         self.receive = receive
         self.send = send
-        self.started = False
         self.failure: Exception | None = None
         self.inner: anyio.CancelScope | None = None
         self.exchange = Exchange(
@@ -157,7 +156,7 @@ class _Responder:
         journey.answered = True
         try:
             if journey.unsettled:
-                await self._abandon()
+                await abandon(journey, self.path.faults)
         finally:
             for finished in self.path.watches.finished:
                 finished(journey)
@@ -177,14 +176,14 @@ class _Responder:
             late = DeadlineExceeded(f"{self.exchange.path} took longer than {seconds:g} s")
             if self.exchange.status is not None:
                 raise late  # the app answered all the same and was cut off: nothing can mend it
-            await self._abandon()
+            await abandon(self.journey, self.path.faults)
             await self._replace(late)
 
     def _expire(self) -> None:
         # A `def` endpoint goes on in its thread whatever we do, and cancelling its await would
         # give back AnyIO's token while the thread still runs.
         endpoint = self.scope.get("endpoint")
-        if not self.started and self.inner is not None and not _runs_in_thread(endpoint):
+        if not self.journey.answered and self.inner is not None and not _runs_in_thread(endpoint):
             self.inner.cancel()
 
     async def _read(self) -> Message:
@@ -212,7 +211,6 @@ class _Responder:
     async def _start(self, message: Message) -> None:
         if self.failure is not None:
             return
-        self.started = True
         journey, status = self.journey, message["status"]
         journey.answered = True
         commit = journey.wants_commit(status < 400)
@@ -241,7 +239,7 @@ class _Responder:
 
     async def _replace(self, error: Exception) -> None:
         """Answer with a problem in place of what the app is sending."""
-        self.started = self.journey.answered = True
+        self.journey.answered = True
         self.failure = self.journey.error = error
         problem = describe(error, self.journey.id, detailed=self.path.detailed)
         self._began(problem.status)
@@ -256,13 +254,6 @@ class _Responder:
         await self.send({"type": "http.response.body", "body": body})
         self.exchange.complete = True
 
-    async def _abandon(self) -> None:
-        """Roll back what no response has settled, in bounded time even when cancelled."""
-        with anyio.CancelScope(shield=True):
-            failure = await self.journey.abandon(SETTLE_WITHIN)
-        if failure is not None:
-            self.path.faults.record("rollback", failure)
-
     async def _afterwards(self) -> None:
         for hook in self.journey.afterthoughts():
             try:
@@ -271,13 +262,21 @@ class _Responder:
                 self.path.faults.record("after_response", error)
 
 
+async def abandon(journey: Journey, faults: Faults) -> None:
+    """Roll back what no response has settled, in bounded time even when cancelled."""
+    with anyio.CancelScope(shield=True):
+        failure = await journey.abandon(SETTLE_WITHIN)
+    if failure is not None:
+        faults.record("rollback", failure)
+
+
 class _AnswerReplaced(OSError):
     """Our own answer has been sent in place of the app's: no byte of it will leave."""
 
 
 async def _stop() -> None:
     """End a body that nobody will get, as a server does whose client has left."""
-    raise _AnswerReplaced("the answer was replaced, because its COMMIT failed")
+    raise _AnswerReplaced("the answer was replaced by a problem of ours")
 
 
 def _is_a_fault(failure: Exception) -> bool:
