@@ -8,8 +8,16 @@ from collections.abc import Iterator
 
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
 
 from clearway.dev.postgres import EmbeddedPostgres
+
+# How fast the machine draws inputs is nothing to fail a test for: the first draw of text in a
+# fresh clone builds Unicode's tables, which has taken longer than hypothesis allows.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(
