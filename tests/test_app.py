@@ -135,7 +135,7 @@ async def test_a_script_opens_the_parts_by_itself() -> None:
     road = Clearway(FastAPI(), Settings())
     async with road:
         assert Clearway.current() is road
-        assert set(road.lanes) == {"requests", "threads", "processes"}
+        assert set(road.lanes) == {"requests", "threads", "processes", "background"}
 
     broken = Clearway(FastAPI(), Settings.model_validate({"database": {"url": "mysql://h/d"}}))
     assert broken.db is not None

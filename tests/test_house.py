@@ -74,6 +74,7 @@ def test_the_public_surface_is_frozen() -> None:
     """Adding a public name is a decision, not an accident."""
     assert set(clearway.__all__) == {
         "AsyncReadSession",
+        "Background",
         "Clearway",
         "ClearwayError",
         "DbSession",

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from clearway import (
     AsyncReadSession,
+    Background,
     Clearway,
     DbSession,
     Journey,
@@ -32,7 +33,9 @@ def thumbnails(data: bytes, *, size: int = 100) -> list[bytes]:
 
 
 @app.post("/images")
-async def create(data: bytes, session: DbSession, read: ReadDbSession) -> int:
+async def create(
+    data: bytes, session: DbSession, read: ReadDbSession, background: Background
+) -> int:
     """Use every name in a request."""
     assert_type(session, AsyncSession)
     assert_type(read, AsyncReadSession)
@@ -45,6 +48,8 @@ async def create(data: bytes, session: DbSession, read: ReadDbSession) -> int:
         journey.note(size=len(data))
         assert_type(journey.ledger["db"].waited, float)
     await offload.process(thumbnails, "text")  # type: ignore[arg-type]  # bytes are wanted
+    background.add(thumbnails, data, size=5)
+    background.add(thumbnails, "text")  # type: ignore[arg-type]  # bytes are wanted
     return 1
 
 

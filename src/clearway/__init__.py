@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from clearway import offload
     from clearway.app import Clearway
+    from clearway.background import Background
     from clearway.core.journey import Journey, current_journey
     from clearway.db import AsyncReadSession, DbSession, ReadDbSession
     from clearway.errors import ClearwayError
@@ -30,6 +31,8 @@ __all__ = [  # noqa: RUF022 - grouped, to read like a table of contents
     "AsyncReadSession",
     # Off the loop
     "offload",
+    # After the response
+    "Background",
     # Logs
     "get_logger",
     # Where am I
@@ -41,6 +44,7 @@ __all__ = [  # noqa: RUF022 - grouped, to read like a table of contents
 
 _HOMES = {
     "AsyncReadSession": "clearway.db",
+    "Background": "clearway.background",
     "Clearway": "clearway.app",
     "ClearwayError": "clearway.errors",
     "DbSession": "clearway.db",

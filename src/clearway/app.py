@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from fastapi import FastAPI
 
+from clearway.background.tasks import BackgroundTasks
 from clearway.core.current import current_parts
 from clearway.core.journey import Journey, travelling
 from clearway.core.lane import Lane
@@ -105,11 +107,13 @@ class Clearway:
     def lanes(self) -> Mapping[str, Lane]:
         """The lanes that are open, by name; `road.lanes["db"].snapshot()` says how one stands."""
         threads, processes = self._parts.get(Threads), self._parts.get(Processes)
+        tasks = self._parts.get(BackgroundTasks)
         lanes = [
             self._path.lane,
             None if threads is None else threads.lane,
             None if processes is None else processes.lane,
             None if self._db is None else self._db.lane,
+            None if tasks is None else tasks.lane,
         ]
         return MappingProxyType({lane.name: lane for lane in lanes if lane is not None})
 
@@ -133,10 +137,20 @@ class Clearway:
             await self._open_logs()
             await self._open_offload()
             await self._open_database()
+            await self._open_background()
             self._ready = True
         except BaseException:
             await self.close()
             raise
+
+    async def drain(self) -> None:
+        """Finish the background tasks, within `background.drain_within`; no more are taken.
+
+        The lifespan does it before the app's own shutdown, whose things tasks may use.
+        """
+        tasks = None if self._opened > 1 else self._parts.get(BackgroundTasks)
+        if tasks is not None:
+            await tasks.drain()
 
     async def close(self) -> None:
         """Close the parts, the last opened first, once nobody needs them any more."""
@@ -171,16 +185,17 @@ class Clearway:
         journey = Journey("script", route=name, parts=self._parts)
         with travelling(journey):
             try:
-                yield journey
-            except BaseException as error:
-                journey.error = error
-                await self._end_badly(journey, keep=isinstance(error, Exception))
-                raise
-            journey.answered = True
-            await journey.settle(journey.wants_commit(True))
-            if journey.committed:
+                try:
+                    yield journey
+                except BaseException as error:
+                    journey.error = error
+                    await self._end_badly(journey, keep=isinstance(error, Exception))
+                    raise
+                journey.answered = True
+                await journey.settle(journey.wants_commit(True))
+            finally:
                 for afterthought in journey.afterthoughts():
-                    await afterthought()
+                    await afterthought(journey.committed)
 
     async def _end_badly(self, journey: Journey, *, keep: bool) -> None:
         journey.answered = True
@@ -235,6 +250,13 @@ class Clearway:
         else:
             processes = Processes(settings.offload)
         await self._parts.open(processes)
+
+    async def _open_background(self) -> None:
+        if not self.settings.background.enabled:
+            return
+        threads = self._parts.get(Threads)
+        in_thread = asyncio.to_thread if threads is None else threads.run
+        await self._parts.open(BackgroundTasks(self.settings.background, in_thread))
 
     async def _open_database(self) -> None:
         if "clearway.db" not in sys.modules and self._engine is None:

@@ -166,6 +166,21 @@ class DatabaseSettings(_Group):
     """Expire objects at COMMIT, as SQLAlchemy does by default."""
 
 
+class BackgroundSettings(_Group):
+    """Light tasks in this process, after the response."""
+
+    enabled: bool = True
+    """Open the lane; off, a `Background` raises `NotOpen`."""
+    capacity: Annotated[int, Field(ge=1, le=10_000)] = 16
+    """Most tasks that run at one time."""
+    queue_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
+    """Most tasks that may wait; `add` refuses one more (503)."""
+    warn_after: Seconds = 2.0
+    """Seconds after which a task was too heavy for this process, and a warning says so."""
+    drain_within: SecondsOrNone = 5.0
+    """Seconds that tasks may still take at shutdown; then they are cancelled, and named."""
+
+
 class LogSettings(_Group):
     """The one stream of log lines."""
 
@@ -274,6 +289,7 @@ class Settings(BaseSettings):
     request: RequestSettings = Field(default_factory=RequestSettings)
     offload: OffloadSettings = Field(default_factory=OffloadSettings)
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    background: BackgroundSettings = Field(default_factory=BackgroundSettings)
     logs: LogSettings = Field(default_factory=LogSettings)
     ops: OpsSettings = Field(default_factory=OpsSettings)
 

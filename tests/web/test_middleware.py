@@ -327,8 +327,8 @@ async def test_a_failed_settlement_replaces_the_answer_before_its_first_byte(
     assert log[:2] == ["unit commit", "body ran"]
 
 
-async def test_after_response_runs_after_the_body_and_only_after_a_commit() -> None:
-    """One failure there is counted and never skips the next."""
+async def test_after_response_runs_after_the_body_and_knows_of_the_commit() -> None:
+    """One failure there is counted and never skips the next; each learns whether it committed."""
     app = FastAPI()
     road = Clearway(app, Settings())
     log: list[str] = []
@@ -338,12 +338,12 @@ async def test_after_response_runs_after_the_body_and_only_after_a_commit() -> N
         journey = current_journey()
         assert journey is not None
 
-        async def broken() -> None:
+        async def broken(committed: bool) -> None:
             log.append("broken")
             raise ValueError
 
-        async def fine() -> None:
-            log.append(f"after {status}")
+        async def fine(committed: bool) -> None:
+            log.append(f"after {status} {committed}")
 
         journey.after_response.extend([broken, fine])
         return Response(status_code=status)
@@ -352,8 +352,8 @@ async def test_after_response_runs_after_the_body_and_only_after_a_commit() -> N
         await client.get("/204")
         await client.get("/404")
 
-    assert log == ["broken", "after 204"]
-    assert road.faults == {"after_response": 1}
+    assert log == ["broken", "after 204 True", "broken", "after 404 False"]
+    assert road.faults == {"after_response": 2}
 
 
 async def test_a_request_that_is_cancelled_is_rolled_back() -> None:

@@ -148,7 +148,7 @@ async def test_a_rollback_that_hangs_is_bounded(monkeypatch: pytest.MonkeyPatch)
     assert road.faults == {"rollback": 1}
 
 
-async def test_a_script_that_fails_or_is_cancelled_runs_no_afterthought() -> None:
+async def test_a_script_that_fails_or_is_cancelled_rolls_back_and_tells_its_afterthoughts() -> None:
     """`fail` rolls back and drops them; a cancelled block never commits, whatever `keep` says."""
     road = Clearway(FastAPI(), Settings())
     log: list[object] = []
@@ -156,7 +156,8 @@ async def test_a_script_that_fails_or_is_cancelled_runs_no_afterthought() -> Non
     async def settle(commit: bool) -> None:
         log.append(commit)
 
-    async def after() -> None:
+    async def after(committed: bool) -> None:
+        assert not committed
         log.append("after")
 
     async with road:
@@ -170,7 +171,7 @@ async def test_a_script_that_fails_or_is_cancelled_runs_no_afterthought() -> Non
                 journey.keep()
                 raise asyncio.CancelledError
 
-    assert log == [False, False]
+    assert log == [False, "after", False]
 
 
 def refusing() -> FastAPI:
@@ -222,8 +223,8 @@ async def test_an_error_after_the_response_is_settled_keeps_the_commit() -> None
         journey = current_journey()
         assert journey is not None
 
-        async def after() -> None:
-            log.append("after")
+        async def after(committed: bool) -> None:
+            log.append(f"after {committed}")
 
         journey.after_response.append(after)
 
@@ -236,4 +237,4 @@ async def test_an_error_after_the_response_is_settled_keeps_the_commit() -> None
     async with serving(app) as client:
         await client.get("/")
 
-    assert log == ["after"]
+    assert log == ["after True"]

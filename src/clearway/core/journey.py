@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 Settlement = Callable[[bool], Awaitable[None]]
 """Called once before the response with True to commit, or with False to roll back."""
 
-Afterthought = Callable[[], Awaitable[None]]
-"""Called once after the response, and only if the journey committed."""
+Afterthought = Callable[[bool], Awaitable[None]]
+"""Called once after the response, with True if the journey committed and False if it did not."""
 
 
 @dataclass(slots=True)
@@ -126,7 +126,7 @@ class Journey:
 
     def __init__(
         self,
-        kind: Literal["request", "websocket", "job", "script"],
+        kind: Literal["request", "websocket", "background", "job", "script"],
         *,
         id: str | None = None,
         route: Callable[[], str | None] | str | None = None,
@@ -182,7 +182,7 @@ class Journey:
 
     @property
     def after_response(self) -> list[Afterthought]:
-        """What is to run after the response, if the journey committed."""
+        """What is to run after the response."""
         if self._after is None:
             self._after = []
         return self._after

@@ -57,7 +57,7 @@ class Setting:
 class Context:
     """The part of a journey that travels with a call."""
 
-    kind: Literal["request", "websocket", "job", "script"]
+    kind: Literal["request", "websocket", "background", "job", "script"]
     id: str
     route: str | None
     deadline: Deadline | None

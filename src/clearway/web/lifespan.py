@@ -20,6 +20,9 @@ class Openable(Protocol):
     async def open(self) -> None:
         """Open every part; raise to refuse the start, with nothing left open."""
 
+    async def drain(self) -> None:
+        """Finish what still runs, while all that the app has opened is there."""
+
     async def close(self) -> None:
         """Close what one `open` has opened."""
 
@@ -60,7 +63,11 @@ class Lifespan:
     def _replaying(self, receive: Receive) -> Receive:
         async def replay() -> Message:
             message, self._startup = self._startup, None
-            return message if message is not None else await receive()
+            if message is None:
+                message = await receive()
+                if message["type"] == "lifespan.shutdown":
+                    await self._road.drain()
+            return message
 
         return replay
 

@@ -160,8 +160,7 @@ class _Responder:
         finally:
             for finished in self.path.watches.finished:
                 finished(journey)
-            if journey.committed:
-                await self._afterwards()
+            await self._afterwards()
 
     async def _call_within(self, seconds: float) -> None:
         """Call the app, cancel it at the deadline unless the response has begun, answer 504."""
@@ -257,7 +256,7 @@ class _Responder:
     async def _afterwards(self) -> None:
         for hook in self.journey.afterthoughts():
             try:
-                await hook()
+                await hook(self.journey.committed)
             except Exception as error:  # noqa: BLE001 - one failure never skips the next
                 self.path.faults.record("after_response", error)
 
