@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from clearway.core.journey import Journey, current_journey
     from clearway.db import AsyncReadSession, DbSession, ReadDbSession
     from clearway.errors import ClearwayError
+    from clearway.jobs import Job, JobContext, cron, job
     from clearway.logs import get_logger
     from clearway.settings import Settings
 
@@ -33,6 +34,11 @@ __all__ = [  # noqa: RUF022 - grouped, to read like a table of contents
     "offload",
     # After the response
     "Background",
+    # Durable work
+    "job",
+    "cron",
+    "Job",
+    "JobContext",
     # Logs
     "get_logger",
     # Where am I
@@ -48,11 +54,15 @@ _HOMES = {
     "Clearway": "clearway.app",
     "ClearwayError": "clearway.errors",
     "DbSession": "clearway.db",
+    "Job": "clearway.jobs",
+    "JobContext": "clearway.jobs",
     "Journey": "clearway.core.journey",
     "ReadDbSession": "clearway.db",
     "Settings": "clearway.settings",
+    "cron": "clearway.jobs",
     "current_journey": "clearway.core.journey",
     "get_logger": "clearway.logs",
+    "job": "clearway.jobs",
 }
 
 
@@ -64,7 +74,7 @@ def __getattr__(name: str) -> object:
         value = getattr(import_module(home), name)
     except ModuleNotFoundError as error:
         extra = home.rpartition(".")[2]
-        if extra not in {"db", "logs"}:
+        if extra not in {"db", "jobs", "logs"}:
             raise
         needed = (error.name or "").partition(".")[0]
         raise ModuleNotFoundError(

@@ -17,6 +17,7 @@ from clearway.core.journey import Journey, travelling
 from clearway.core.lane import Lane
 from clearway.core.observer import Faults, Observer
 from clearway.core.parts import Parts
+from clearway.errors import DatabaseUrlMissing
 from clearway.offload.processes import Processes
 from clearway.offload.threads import Threads
 from clearway.settings import Settings, switched_off
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from clearway.db import Database
+    from clearway.jobs.manifest import Manifest
+    from clearway.jobs.outbox import Outbox
+    from clearway.jobs.slots import Slots
     from clearway.logs import Logs
 
 WORKER_LOGS = "clearway.logs.setup:configure_worker"
@@ -67,6 +71,7 @@ class Clearway:
         self._engine = engine
         self._db: Database | None = None
         self._logs: Logs | None = None
+        self._outbox: Outbox | None = None
         self._opened = 0
         self._ready = False
         self._path = self._request_path()
@@ -114,6 +119,7 @@ class Clearway:
             None if processes is None else processes.lane,
             None if self._db is None else self._db.lane,
             None if tasks is None else tasks.lane,
+            None if self._outbox is None else self._outbox.lane,
         ]
         return MappingProxyType({lane.name: lane for lane in lanes if lane is not None})
 
@@ -137,6 +143,7 @@ class Clearway:
             await self._open_logs()
             await self._open_offload()
             await self._open_database()
+            await self._open_jobs()
             await self._open_background()
             self._ready = True
         except BaseException:
@@ -158,7 +165,40 @@ class Clearway:
         if not self._opened:
             self._ready = False
             self._path.watch(self._own_observers())
+            self._outbox = None
             await self._parts.close()
+
+    def carry(self) -> tuple[Manifest, Slots]:
+        """Return what `clearway worker` needs in the process that runs the jobs, while open.
+
+        Raises:
+            DatabaseUrlMissing: There is no database.
+            JobDeclarationInvalid: A job cannot be run as it is declared.
+        """
+        from clearway.jobs.attempt import Surroundings
+        from clearway.jobs.job import checked, registry
+        from clearway.jobs.manifest import Manifest
+        from clearway.jobs.slots import Slots
+
+        if self._outbox is None:
+            raise DatabaseUrlMissing(
+                "a worker was started, but no job is declared, or there is no database for them",
+                fix="set DATABASE_URL; modules with jobs that the application does not import go "
+                "into CLEARWAY_JOBS__MODULES",
+            )
+        jobs = checked(registry)
+        url = self.settings.database.url
+        manifest = Manifest.of(
+            self.settings,
+            self.db.engine.url.render_as_string(hide_password=False)
+            if self._engine is not None or url is None
+            else url.get_secret_value(),
+            jobs.values(),
+            logs=self._logs is not None and self._logs.taken_over,
+        )
+        overrides = self.app.dependency_overrides
+        around = Surroundings(self._parts, self._outbox.store, overrides)
+        return manifest, Slots(jobs, around, self._outbox.lane)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -257,6 +297,19 @@ class Clearway:
         threads = self._parts.get(Threads)
         in_thread = asyncio.to_thread if threads is None else threads.run
         await self._parts.open(BackgroundTasks(self.settings.background, in_thread))
+
+    async def _open_jobs(self) -> None:
+        if "clearway.jobs" not in sys.modules or not self.settings.jobs.enabled:
+            return
+        from clearway.jobs.job import registry
+        from clearway.jobs.outbox import Outbox
+
+        database = self._db
+        if registry and database is not None and database.configured:
+            name = self.settings.service.name
+            outbox = Outbox(self.settings.jobs, name, lambda: database.engine)
+            await self._parts.open(outbox)
+            self._outbox = outbox
 
     async def _open_database(self) -> None:
         if "clearway.db" not in sys.modules and self._engine is None:

@@ -208,6 +208,39 @@ class LogTargetUnusable(StartError):
     code, title = "CW501", "The log target cannot be used"
 
 
+# Jobs
+
+
+class JobArgumentsInvalid(ClearwayError):
+    """What a job was given does not fit its parameters; it was not enqueued."""
+
+    code, title = "CW701", "A job's arguments do not fit"
+
+
+class JobDeclarationInvalid(StartError):
+    """A function cannot be a job as it is declared."""
+
+    code, title = "CW702", "This cannot be a job"
+
+
+class StoreUnfit(StartError):
+    """The tables of jobs are missing or of another version, and could not be made."""
+
+    code, title = "CW703", "The tables of jobs cannot be used"
+
+
+class LeaseLost(ClearwayError):
+    """A worker was away for longer than its lease; what it would have written is refused."""
+
+    code, title = "CW704", "The lease of a job was lost"
+
+
+class NoSuchJob(ClearwayError):
+    """The command line names a job or a schedule that is not there."""
+
+    code, title = "CW705", "There is no such job"
+
+
 # Development
 
 

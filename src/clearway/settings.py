@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -59,6 +60,15 @@ def _level_name(value: object) -> object:
         {"warn": "warning", "fatal": "critical"}.get(name, name) if isinstance(name, str) else name
     )
 
+
+def _split(value: object) -> object:
+    """Accept `a, b` for a list, as variables have it."""
+    if not isinstance(value, str):
+        return value
+    return tuple(name for part in value.split(",") if (name := part.strip()))
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 LevelName = Annotated[
     Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_level_name)
@@ -181,6 +191,33 @@ class BackgroundSettings(_Group):
     """Seconds that tasks may still take at shutdown; then they are cancelled, and named."""
 
 
+class JobSettings(_Group):
+    """Durable work: jobs in the service's own database, and the workers that run them."""
+
+    enabled: bool = True
+    """Open the outbox where a job is declared; off, `enqueue` raises `NotOpen`."""
+    database_schema: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "clearway"
+    """PostgreSQL schema that holds the tables of jobs."""
+    install: Literal["auto", "off"] = "auto"
+    """`auto` makes the tables at the start; `off` leaves it to `clearway jobs sql`."""
+    modules: Names = ()
+    """Modules that a worker imports beside the application, separated by commas."""
+    queues: Names = ()
+    """Queues that a worker serves, separated by commas; none for all."""
+    concurrency: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """Most jobs that a worker runs at one time beside those in processes (`offload.processes`)."""
+    lease: Annotated[float, Field(ge=1, le=3600)] = 10.0
+    """Seconds after which a job of a worker that is gone may run again; renewed by thirds."""
+    poll: Annotated[float, Field(ge=0.01, le=60)] = 1.0
+    """Seconds between looks for jobs that no wake-up has told of."""
+    unknown_patience: Annotated[float, Field(gt=0, le=2_592_000)] = 3600.0
+    """Seconds that a job waits while no worker knows its name; then it is in the failure queue."""
+    keep_done: Annotated[float, Field(ge=0, le=31_536_000)] = 86_400.0
+    """Seconds that finished jobs are kept."""
+    keep_failed: Annotated[float, Field(ge=3600, le=315_360_000)] = 7_776_000.0
+    """Seconds that the failure queue keeps a job."""
+
+
 class LogSettings(_Group):
     """The one stream of log lines."""
 
@@ -290,6 +327,7 @@ class Settings(BaseSettings):
     offload: OffloadSettings = Field(default_factory=OffloadSettings)
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     background: BackgroundSettings = Field(default_factory=BackgroundSettings)
+    jobs: JobSettings = Field(default_factory=JobSettings)
     logs: LogSettings = Field(default_factory=LogSettings)
     ops: OpsSettings = Field(default_factory=OpsSettings)
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 
-_EXTRA = {"typer": "cli", "rich": "cli", "uvicorn": "cli", "watchfiles": "dev"}
+_EXTRA = {
+    "typer": "cli", "rich": "cli", "uvicorn": "cli", "watchfiles": "dev",
+    "sqlalchemy": "jobs", "asyncpg": "jobs", "cronsim": "jobs",
+}  # fmt: skip
 
 
 def main() -> None:
     """Run the command line; exit 0 if all went well, 1 if the service failed, 2 for misuse."""
     try:
         from clearway.cli.commands import commands
+
+        commands()
     except ModuleNotFoundError as error:
         extra = _EXTRA.get(error.name or "")
         if extra is None:
@@ -19,4 +24,3 @@ def main() -> None:
             f"clearway: {error.name} is not installed; pip install 'clearway[{extra}]'\n"
         )
         sys.exit(2)
-    commands()

@@ -10,6 +10,7 @@ import typer
 from clearway.cli.dev import dev
 from clearway.cli.explain import explain
 from clearway.cli.run import run
+from clearway.cli.worker import worker
 
 commands = typer.Typer(
     name="clearway",
@@ -20,6 +21,7 @@ commands = typer.Typer(
     add_completion=False,
 )
 commands.command()(run)
+commands.command()(worker)
 commands.command()(dev)
 commands.command()(explain)
 

@@ -97,8 +97,12 @@ class Exchange:
     @property
     def user_agent(self) -> str | None:
         """Return the client's User-Agent as it was sent."""
-        for name, value in self.headers:
-            if name == b"user-agent":
+        return self.header(b"user-agent")
+
+    def header(self, name: bytes) -> str | None:
+        """Return the first request header of a name in lower case, None where there is none."""
+        for key, value in self.headers:
+            if key == name:
                 return value.decode("latin-1")
         return None
 
@@ -112,6 +116,7 @@ class Journey:
         route: Names the route template when asked; it is known only once routing is done.
         deadline: Bounds every wait made on this journey's behalf; None for no bound.
         parts: The open parts of the Clearway that this journey belongs to.
+        traceparent: The W3C trace context of whoever caused it; a request has it in its headers.
 
     Attributes:
         answered: The response has begun; nothing can hang on it any more.
@@ -120,7 +125,8 @@ class Journey:
     """
 
     __slots__ = (
-        "_after", "_before", "_find_route", "_ledger", "_notes", "_route", "_units", "_verdict",
+        "_after", "_before", "_find_route", "_ledger", "_notes", "_route", "_traceparent", "_units",
+        "_verdict",
         "answered", "committed", "deadline", "error", "exchange", "id", "kind", "parts", "started",
     )  # fmt: skip
 
@@ -132,6 +138,7 @@ class Journey:
         route: Callable[[], str | None] | str | None = None,
         deadline: Deadline | None = None,
         parts: Parts | None = None,
+        traceparent: str | None = None,
     ) -> None:
         self.kind = kind
         self.id = id or new_id()
@@ -149,6 +156,7 @@ class Journey:
         self._before: list[Settlement] | None = None
         self._after: list[Afterthought] | None = None
         self._verdict: bool | None = None
+        self._traceparent = traceparent
         self._route = None if callable(route) else route
         self._find_route = route if callable(route) else None
 
@@ -198,6 +206,16 @@ class Journey:
         if self._route is None and self._find_route is not None:
             self._route = self._find_route()
         return self._route
+
+    @property
+    def traceparent(self) -> str | None:
+        """Return the W3C trace context that the journey came with, None where it had none.
+
+        Source: https://www.w3.org/TR/trace-context/#traceparent-header
+        """
+        if self._traceparent is None and self.exchange is not None:
+            return self.exchange.header(b"traceparent")
+        return self._traceparent
 
     @property
     def age(self) -> float:

@@ -9,19 +9,18 @@ import inspect
 import os
 import pickle
 import runpy
-import signal
 import socket
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType, ModuleType, TracebackType
+from types import ModuleType, TracebackType
 from typing import Literal, cast
 
 from clearway.core.deadline import Deadline
 from clearway.core.journey import Journey, enter
+from clearway.offload.lifeline import die_with, leave_stopping_to_the_parent
 from clearway.offload.wire import Chunk, Decoder, Frame, Kind, decode, encode
 
 # Seconds that clean-up at the end may take: threads that the calls left behind, say.
@@ -76,8 +75,8 @@ def main(fd: int, lifeline: int, parent: int) -> None:
     """
     for inherited in (fd, lifeline):
         os.set_inheritable(inherited, False)
-    _die_with(lifeline, parent)
-    _ignore_signals()
+    die_with(lifeline, parent)
+    leave_stopping_to_the_parent()
     sock = socket.socket(fileno=fd)
     worker = _Worker(sock)
     # The parent may go away in mid-sentence: the same as the end.
@@ -90,44 +89,6 @@ def main(fd: int, lifeline: int, parent: int) -> None:
     timer = threading.Timer(LINGER, os._exit, (0,))
     timer.daemon = True
     timer.start()
-
-
-def _die_with(lifeline: int, parent: int) -> None:
-    """Let the kernel kill this process group when the parent is gone.
-
-    PR_SET_PDEATHSIG would kill only this process and not what it has started, and it would do
-    so when the *thread* that started it ends. A busy C call does not hold up this signal.
-    """
-    try:
-        import fcntl
-
-        # touchpoint: worker-lifeline - SIGKILL for our own group when the lifeline ends
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgid(0))
-        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
-        flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)
-    except (ImportError, AttributeError, OSError):
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    if os.getppid() != parent:
-        os._exit(0)
-
-
-def _watch(parent: int) -> None:
-    """Do the same by asking, where the kernel cannot be told (macOS)."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os.killpg(os.getpgid(0), signal.SIGKILL)
-
-
-def _ignore_signals() -> None:
-    """Leave it to the parent when a worker ends: systemd signals the whole group at once."""
-
-    def ignore(number: int, frame: FrameType | None) -> None:
-        """Do nothing. Unlike SIG_IGN, a handler is not inherited by programs it starts."""
-
-    # touchpoint: worker-signals - SIGINT and SIGTERM do nothing in a worker process
-    signal.signal(signal.SIGINT, ignore)
-    signal.signal(signal.SIGTERM, ignore)
 
 
 class _Worker:

@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp
 
 from clearway.errors import AlreadyStarted, ClearwayError
+from clearway.web.lifespan import Openable
 from clearway.web.middleware import ClearwayMiddleware, RequestPath
 from clearway.web.problem import ProblemHandler
 from clearway.web.routes import own_routes
@@ -40,6 +41,11 @@ class Join:
         self._build: Callable[[], ASGIApp] = app.build_middleware_stack
         app.build_middleware_stack = self  # type: ignore[method-assign]  # touchpoint: middleware-stack
 
+    @property
+    def road(self) -> Openable:
+        """Whose layer this is."""
+        return self._path.road
+
     def __call__(self) -> ASGIApp:
         """Build the app's stack with our layer outermost."""
         for app in _applications(self._app):
@@ -55,6 +61,12 @@ class Join:
         for app in _applications(self._app):
             if app.exception_handlers.get(ClearwayError) is self._handler:
                 del app.exception_handlers[ClearwayError]
+
+
+def road_of(app: object) -> Openable | None:
+    """Return what has joined an application: its Clearway, None where there is none."""
+    joined = vars(app).get("build_middleware_stack") if isinstance(app, Starlette) else None
+    return joined.road if isinstance(joined, Join) else None
 
 
 def _applications(app: Starlette) -> Iterator[Starlette]:

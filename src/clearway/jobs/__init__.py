@@ -1,0 +1,6 @@
+"""Durable work: jobs enqueued in the caller's transaction, and the workers that run them."""
+
+from clearway.jobs.context import JobContext
+from clearway.jobs.job import Job, cron, job
+
+__all__ = ["Job", "JobContext", "cron", "job"]

@@ -1,0 +1,137 @@
+"""A worker's own connections to the database, and for how long it has been in touch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import asyncpg
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from clearway.db import Database
+from clearway.errors import ClearwayError
+from clearway.settings import DatabaseSettings
+
+T = TypeVar("T")
+
+_log = logging.getLogger("clearway.jobs")
+
+CONNECTIONS = 4
+_LONGEST_PAUSE = 2.0
+
+LOST = (ClearwayError, SQLAlchemyError, OSError)
+"""What a statement raises whose effect is not known, or that had none."""
+
+
+class Contact:
+    """Run statements in AUTOCOMMIT on a database that may go away and come back.
+
+    Args:
+        settings: The application's; the pool is a small one of the worker's own.
+        service: PostgreSQL's application_name.
+        lease: Seconds; a silence of half of it is an outage.
+    """
+
+    def __init__(self, settings: DatabaseSettings, service: str, lease: float) -> None:
+        own = {"pool_size": CONNECTIONS, "max_overflow": 0, "enabled": True}
+        self._database = Database(settings.model_copy(update=own), service)
+        self._lease = lease
+        self._since: float | None = None
+        self._last = 0.0
+        self._outages = 0
+        self._said = ""
+
+    @property
+    def trusted(self) -> bool:
+        """Say whether this worker may tell who has gone silent: it has not been away itself.
+
+        After an outage every other worker has one whole lease to renew what it holds. One that
+        has only just started gives them half of it: they renew by thirds.
+        """
+        if self._since is None:
+            return False
+        wait = self._lease if self._outages else self._lease / 2
+        return time.monotonic() - self._since >= wait
+
+    async def open(self) -> None:
+        """Get ready; no connection is opened."""
+        await self._database.open()
+        engine = self._database.engine
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._database.close()
+
+    async def run(self, call: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run statements once.
+
+        Raises:
+            ClearwayError, SQLAlchemyError, OSError: `LOST`: the effect is not known.
+        """
+        try:
+            async with self._engine.connect() as connection:
+                result = await call(connection)
+        except LOST as error:
+            self._lose(error)
+            raise
+        self._reach()
+        return result
+
+    async def insist(self, call: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run statements until they succeed; they have to bear being run twice."""
+        pause = 0.05
+        while True:
+            try:
+                return await self.run(call)
+            except LOST:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def listen(self, channel: str, call: Callable[[], None]) -> None:
+        """Call whenever a NOTIFY arrives, until the connection ends.
+
+        Args:
+            channel: Its name.
+            call: Also called once in the beginning, for what came before.
+
+        Raises:
+            ClearwayError, SQLAlchemyError, OSError: `LOST`.
+        """
+        over = asyncio.Event()
+        async with self._engine.connect() as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            driver.add_termination_listener(lambda *_: over.set())
+            try:
+                await driver.add_listener(channel, lambda *_: call())
+                call()
+                await over.wait()
+            except asyncpg.PostgresError as error:
+                raise ConnectionError(f"LISTEN failed: {error}") from error
+            finally:
+                await connection.invalidate()  # nobody else shall inherit the listener
+
+    def _reach(self) -> None:
+        now = time.monotonic()
+        if self._since is not None and now - self._last > self._lease / 2:
+            self._outages += 1  # stopped, or on a machine that slept
+            self._since = None
+        if self._since is None:
+            self._since = now
+            if self._said:
+                _log.warning("the worker's database is back")
+                self._said = ""
+        self._last = now
+
+    def _lose(self, error: BaseException) -> None:
+        if self._last:
+            self._outages += 1
+        self._since = None
+        said = error.what if isinstance(error, ClearwayError) else str(error)
+        if said != self._said:
+            self._said = said
+            _log.error("the worker cannot use its database, and tries on: %s", said)

@@ -1,0 +1,1 @@
+SELECT pg_advisory_xact_lock(hashtextextended('clearway store ' || CAST(:schema AS text), 0))

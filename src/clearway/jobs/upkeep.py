@@ -1,0 +1,110 @@
+"""What any worker does for all: re-run what the dead have left, tick schedules, clean up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from clearway.jobs.contact import LOST, Contact
+from clearway.jobs.manifest import Terms
+from clearway.jobs.store import Store
+from clearway.settings import JobSettings
+
+_log = logging.getLogger("clearway.jobs")
+
+EVERY = 1.0
+"""Seconds between two looks."""
+_ANNOUNCE_EVERY = 30.0
+_CLEAN_EVERY = 60.0
+
+
+class Upkeep:
+    """The housekeeping of one service's jobs; any number of workers may do it.
+
+    Args:
+        store: The statements.
+        contact: Runs them.
+        settings: How long a lease is, and what is kept.
+    """
+
+    def __init__(self, store: Store, contact: Contact, settings: JobSettings) -> None:
+        self._store = store
+        self._contact = contact
+        self._settings = settings
+        self._terms: Mapping[str, Terms] = {}
+        self._announce_every = min(_ANNOUNCE_EVERY, settings.unknown_patience / 3)
+        self._announced: float | None = None
+        self._cleaned = 0.0
+        self._skew = timedelta()
+        self._ticked: dict[str, datetime] = {}
+
+    def know(self, terms: Mapping[str, Terms]) -> None:
+        """Take over the jobs of the application, as it is now."""
+        self._terms = terms
+        self._announced = None
+
+    async def keep(self) -> None:
+        """Look after everything, for ever."""
+        while True:
+            with suppress(*LOST):  # the contact says so
+                await self._contact.run(self._look)
+            await asyncio.sleep(EVERY)
+
+    async def _look(self, on: AsyncConnection) -> None:
+        now = time.monotonic()
+        if self._announced is None or now - self._announced >= self._announce_every:
+            await self._announce(on)
+            self._announced = now
+        await self._tick(on)
+        if self._contact.trusted:
+            await self._sweep(on)
+        if now - self._cleaned >= _CLEAN_EVERY:
+            keep_done, keep_failed = self._settings.keep_done, self._settings.keep_failed
+            await self._store.clean(on, keep_done=keep_done, keep_failed=keep_failed)
+            self._cleaned = now
+
+    async def _announce(self, on: AsyncConnection) -> None:
+        names = [terms.name for terms in self._terms.values()]
+        now, first_seen = await self._store.announce(on, names)
+        if now is not None:
+            self._skew = now - datetime.now(UTC)
+        for name, since in first_seen.items():
+            # A moment from before a schedule was known is nobody's to make up for.
+            self._ticked[name] = max(self._ticked.get(name, since), since)
+
+    async def _tick(self, on: AsyncConnection) -> None:
+        now = datetime.now(UTC) + self._skew  # the server's: workers agree on it
+        slots: dict[str, datetime] = {}
+        for name, terms in self._terms.items():
+            if terms.schedule is None:
+                continue
+            oldest = now - timedelta(seconds=terms.schedule.late)
+            slot = terms.schedule.last_between(max(self._ticked.get(name, now), oldest), now)
+            if slot is not None:
+                slots[name] = slot
+        if not slots:
+            return
+        for id, name in await self._store.tick(on, slots):
+            _log.info("scheduled job enqueued", extra={"job_id": id, "job": name})
+        self._ticked.update(slots)
+
+    async def _sweep(self, on: AsyncConnection) -> None:
+        lapsed = await self._store.lapsed(on, self._settings.lease)
+        if lapsed:
+            errors = ["its worker was gone: nobody renewed its lease"] * len(lapsed)
+            for id, buried in (await self._store.crash(on, lapsed, errors, lapsed=True)).items():
+                what = (
+                    "job is in the failure queue" if buried else "job of a gone worker runs again"
+                )
+                _log.warning(what, extra={"job_id": id})
+        for id, name in await self._store.bury_unknown(on, self._settings.unknown_patience):
+            _log.error(
+                "job is in the failure queue",
+                extra={"job_id": id, "job": name, "error": "no worker knows a job of this name"},
+            )

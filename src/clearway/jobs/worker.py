@@ -1,0 +1,319 @@
+"""The worker: it claims jobs, holds their leases, and has another process run them.
+
+The process that runs jobs may block its loop, hold its GIL or die: the leases are renewed here,
+where nothing of the application is ever imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from clearway.jobs.carrier import Carrier, CarrierFailed
+from clearway.jobs.claims import Claim, Claims
+from clearway.jobs.contact import LOST, Contact
+from clearway.jobs.manifest import Manifest
+from clearway.jobs.store import Order, Store
+from clearway.jobs.upkeep import EVERY, Upkeep
+
+_log = logging.getLogger("clearway.jobs")
+
+_MOST = 500  # jobs in one claim
+_OVERDUE_EVERY = 0.5  # seconds between two looks for runs past their time
+_EAR_PAUSE = 1.0  # seconds before listening again
+_STEP = 0.02  # seconds between two looks at whether runs have ended
+_STEADY = 10.0  # seconds after which a process that dies did not die of its start
+_LONGEST_PAUSE = 30.0
+
+# Shares of ops.shutdown_within: for jobs to end, for those that are given up to end, for writing
+# how they ended (the database may be away), and for the application's own shutdown.
+_FINISH, _GIVE_UP, _WRITE, _CLOSE = 0.6, 0.08, 0.12, 0.2
+
+
+async def work(command: Sequence[str]) -> int:
+    """Run jobs until SIGTERM or SIGINT; return the exit code.
+
+    Args:
+        command: Starts the process with the application; see `Carrier`.
+    """
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    carrier = Carrier(command)
+    starting = asyncio.create_task(carrier.start())
+    stop = asyncio.create_task(stopped.wait())
+    await asyncio.wait({starting, stop}, return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait({starting})
+        return 0
+    try:
+        manifest = starting.result()
+    except CarrierFailed:
+        return 1  # its own process has said why
+    async with _logs(manifest):
+        worker = Worker(command, manifest)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, worker.stop)
+        await worker.run(carrier)
+    return 0
+
+
+@asynccontextmanager
+async def _logs(manifest: Manifest) -> AsyncIterator[None]:
+    """Write into the application's stream, as it does; else plainly to stderr."""
+    if manifest.logs is None:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        yield
+        return
+    from clearway.logs import Logs  # not above: it needs packages of its own
+
+    logs = Logs(manifest.service, manifest.logs.model_copy(update={"take_over": "on"}))
+    await logs.open()
+    try:
+        _log.info("worker open", extra={"jobs": len(manifest.terms)})
+        yield
+        _log.info("worker closed")
+    finally:
+        await logs.close()
+
+
+class Worker:
+    """Run the jobs of one service until told to stop.
+
+    Args:
+        command: Starts the process with the application; see `Carrier`.
+        manifest: What that process said of itself.
+    """
+
+    def __init__(self, command: Sequence[str], manifest: Manifest) -> None:
+        settings = manifest.jobs
+        self._command = command
+        self._settings = settings
+        self._terms = dict(manifest.terms)
+        self._slots = {"loop": settings.concurrency, "process": manifest.offload.processes}
+        self._within = manifest.ops.shutdown_within
+        self._store = Store(settings.database_schema, manifest.service.name)
+        self._contact = Contact(manifest.database, manifest.service.name, settings.lease)
+        self._work = asyncio.Event()
+        self._claims = Claims(self._store, self._contact, settings.lease, self._work.set)
+        self._upkeep = Upkeep(self._store, self._contact, settings)
+        self._upkeep.know(self._terms)
+        self._carrier: Carrier | None = None
+        self._alone: Carrier | None = None
+        self._vacant = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._hurried = False
+
+    def stop(self) -> None:
+        """Claim no more, finish what runs, end; at a second call give back what runs."""
+        self._hurried = self._stopping.is_set()
+        self._stopping.set()
+        self._work.set()
+
+    async def run(self, carrier: Carrier) -> None:
+        """Work until `stop`.
+
+        Args:
+            carrier: Started, and what the manifest is of.
+        """
+        await self._contact.open()
+        self._employ(carrier)
+        try:
+            async with asyncio.TaskGroup() as group:
+                duties = [
+                    group.create_task(duty, name=f"clearway worker: {name}")
+                    for name, duty in (
+                        ("claims", self._claim()),
+                        ("endings", self._claims.write()),
+                        ("leases", self._renew()),
+                        ("upkeep", self._upkeep.keep()),
+                        ("ear", self._listen()),
+                        ("overdue", self._end_overdue()),
+                        ("poison", self._run_alone()),
+                        ("carrier", self._replace()),
+                    )
+                ]
+                await self._stopping.wait()
+                await self._drain()
+                for duty in duties:
+                    duty.cancel()
+        finally:
+            ends = (one.end(_CLOSE * self._within) for one in (self._carrier, self._alone) if one)
+            await asyncio.gather(*ends)
+            await self._contact.close()
+
+    # Claims
+
+    async def _claim(self) -> None:
+        while not self._stopping.is_set():
+            self._work.clear()
+            try:
+                more = await self._claim_once()
+            except LOST:
+                more = False
+            if not more:
+                await _event_or(self._work, self._settings.poll * random.uniform(0.8, 1.2))  # noqa: S311 - workers shall not look in step
+
+    async def _claim_once(self) -> bool:
+        """Fill the free slots; return whether there may be more to claim."""
+        more = False
+        for body, slots in self._slots.items():
+            carrier = self._carrier
+            if carrier is None or self._stopping.is_set():
+                return False
+            names = [name for name, terms in self._terms.items() if terms.name.body == body]
+            most = min(_MOST, slots - self._claims.occupied(body, carrier))
+            if most <= 0 or not names:
+                continue
+            orders = await self._contact.run(
+                partial(self._claim_for, body=body, names=names, most=most)
+            )
+            claims = self._claims.take(orders, self._terms)
+            if self._stopping.is_set() or not carrier.ready:
+                for claim in claims:
+                    self._claims.end(claim, "back")
+            elif claims:
+                self._claims.hand_over(claims, carrier)
+            more = more or len(orders) == most
+        return more
+
+    async def _claim_for(
+        self, on: AsyncConnection, *, body: str, names: list[str], most: int, alone: bool = False
+    ) -> list[Order]:
+        queues, lease = self._settings.queues, self._settings.lease
+        return await self._store.claim(
+            on, body, names=names, queues=queues, most=most, lease=lease, alone=alone
+        )
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease / 3)
+            try:
+                await self._claims.renew()
+            except LOST:
+                continue
+
+    async def _listen(self) -> None:
+        while True:
+            with suppress(*LOST):  # looking now and then goes on
+                await self._contact.listen(self._store.channel, self._work.set)
+            await asyncio.sleep(_EAR_PAUSE)
+
+    async def _end_overdue(self) -> None:
+        """Kill the process of a run that is past its time: its loop is blocked."""
+        while True:
+            await asyncio.sleep(_OVERDUE_EVERY)
+            running = self._claims.running
+            blocked = {claim.carrier for claim in running if claim.overdue and claim.carrier}
+            for carrier in blocked:
+                for claim in running:
+                    claim.unwanted |= claim.carrier is carrier and not claim.overdue
+                _log.error("the process of jobs blocked its loop and is killed")
+                carrier.kill()
+
+    # Processes
+
+    def _employ(self, carrier: Carrier) -> None:
+        carrier.attend(self._claims.answered, self._gone)
+        self._carrier = carrier
+        self._work.set()
+
+    def _gone(self, carrier: Carrier, reason: str) -> None:
+        self._claims.gone(carrier, reason)
+        if carrier is self._carrier:
+            self._carrier = None
+            self._vacant.set()
+            if not self._stopping.is_set():
+                _log.error("the process of jobs died: %s", reason)
+
+    async def _replace(self) -> None:
+        """Start a new process whenever the last one has died."""
+        pause, born = 0.0, time.monotonic()
+        while True:
+            await self._vacant.wait()
+            self._vacant.clear()
+            pause = min(_LONGEST_PAUSE, 2 * pause + 0.1)
+            if time.monotonic() - born > _STEADY:
+                pause = 0.0
+            await asyncio.sleep(pause)
+            born = time.monotonic()
+            carrier = Carrier(self._command)
+            try:
+                manifest = await carrier.start()
+            except CarrierFailed as error:
+                _log.error("jobs wait: %s", error)
+                self._vacant.set()
+                continue
+            self._terms = dict(manifest.terms)
+            self._upkeep.know(self._terms)
+            self._employ(carrier)
+
+    async def _run_alone(self) -> None:
+        """Run what has crashed twice one at a time, each in a process with no other job."""
+        while not self._stopping.is_set():
+            await _event_or(self._stopping, EVERY)
+            names = [name for name, terms in self._terms.items() if terms.name.body == "loop"]
+            if not names:
+                continue
+            claim_one = partial(self._claim_for, body="loop", names=names, most=1, alone=True)
+            with suppress(*LOST):
+                orders = await self._contact.run(claim_one)
+                for claim in self._claims.take(orders, self._terms):
+                    await self._isolate(claim)
+
+    async def _isolate(self, claim: Claim) -> None:
+        carrier = self._alone = Carrier(self._command)
+        try:
+            await carrier.start()
+        except CarrierFailed:
+            self._claims.end(claim, "back")
+            return
+        carrier.attend(self._claims.answered, self._gone)
+        self._claims.hand_over([claim], carrier)
+        while claim.ending is None:  # noqa: ASYNC110 - a run that may take minutes
+            await asyncio.sleep(_STEP)
+        await carrier.end(_CLOSE * self._within)
+        self._alone = None
+
+    # The end
+
+    async def _drain(self) -> None:
+        """Let jobs end, give back those that do not, and write how each has ended."""
+        within = self._within
+        await self._until(lambda: not self._claims.running or self._hurried, _FINISH * within)
+        for claim in self._claims.running:
+            claim.unwanted = True
+            if claim.carrier is not None and claim.carrier.ready:
+                claim.carrier.cancel([claim.order.id])
+        await self._until(lambda: not self._claims.running, _GIVE_UP * within)
+        for claim in self._claims.running:
+            if claim.carrier is None:
+                self._claims.end(claim, "back")
+            else:
+                claim.carrier.kill()
+        await self._until(lambda: not self._claims.unfinished, _WRITE * within)
+        left = len(self._claims.unfinished)
+        if left:
+            _log.error("%d jobs run again when their lease is over", left)
+
+    async def _until(self, holds: Callable[[], bool], within: float) -> None:
+        end = time.monotonic() + within
+        while not holds() and time.monotonic() < end:  # noqa: ASYNC110 - runs end one by one
+            await asyncio.sleep(_STEP)
+
+
+async def _event_or(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
