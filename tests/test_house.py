@@ -78,11 +78,15 @@ def test_the_public_surface_is_frozen() -> None:
         "Clearway",
         "ClearwayError",
         "DbSession",
+        "Job",
+        "JobContext",
         "Journey",
         "ReadDbSession",
         "Settings",
+        "cron",
         "current_journey",
         "get_logger",
+        "job",
         "offload",
     }
     for name in clearway.__all__:
@@ -93,6 +97,7 @@ def test_the_public_surface_is_frozen() -> None:
 @pytest.mark.parametrize(
     ("missing", "name", "extra"),
     [("sqlalchemy", "DbSession", "db"), ("asyncpg", "DbSession", "db"),
+     ("sqlalchemy", "job", "jobs"), ("cronsim", "cron", "jobs"),
      ("structlog", "get_logger", "logs"), ("orjson", "get_logger", "logs")],
 )  # fmt: skip
 def test_a_missing_extra_is_named(missing: str, name: str, extra: str) -> None:
@@ -120,7 +125,7 @@ app = fastapi.FastAPI()
 before = set(sys.modules)
 import clearway
 clearway.Clearway(app)
-optional = {"sqlalchemy", "asyncpg", "structlog", "orjson", "typer", "rich"}
+optional = {"sqlalchemy", "asyncpg", "structlog", "orjson", "typer", "rich", "cronsim"}
 print(sorted(optional & (set(sys.modules) - before)))
 """
     assert python(code).strip() == "[]"

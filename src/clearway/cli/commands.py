@@ -9,6 +9,7 @@ import typer
 
 from clearway.cli.dev import dev
 from clearway.cli.explain import explain
+from clearway.cli.jobs import jobs
 from clearway.cli.run import run
 from clearway.cli.worker import worker
 
@@ -24,6 +25,7 @@ commands.command()(run)
 commands.command()(worker)
 commands.command()(dev)
 commands.command()(explain)
+commands.add_typer(jobs, name="jobs")
 
 
 def _print_version(wanted: bool) -> None:

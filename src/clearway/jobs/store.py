@@ -23,7 +23,7 @@ CRASHES = 3
 ALONE = 2
 """Crashes from which on a job has no neighbour in its process."""
 
-_ABSENT = frozenset({"3F000", "42P01"})  # no such schema, no such table
+ABSENT = frozenset({"3F000", "42P01"})  # no such schema, no such table
 _FORBIDDEN = frozenset({"42501", "25006"})  # not the rights, or a read-only server
 _FIX = "run what `clearway jobs sql` prints, by a role that may create a schema"
 
@@ -120,7 +120,7 @@ class Store:
                 version: int | None = result.scalar()
                 return version
         except DBAPIError as error:
-            if sqlstate(error) in _ABSENT:
+            if sqlstate(error) in ABSENT:
                 return None
             raise
 
@@ -272,17 +272,17 @@ class Store:
         """Say that there may be work."""
         await self._run(on, "notify", channel=self.channel)
 
-    async def rows(self, on: Executes, which: str, **values: Any) -> list[Mapping[str, Any]]:
+    async def rows(self, on: Executes, which: str, /, **values: Any) -> list[Mapping[str, Any]]:
         """Return what a person asked to see: `list`, `failed`, `show`, `schedules`, ..."""
         result = await self._run(on, which, service=self.service, **values)
         return [dict(row) for row in result.mappings()]
 
-    async def _ids(self, on: Executes, name: str, **values: Any) -> list[int]:
+    async def _ids(self, on: Executes, name: str, /, **values: Any) -> list[int]:
         if name == "enqueue":
             values["service"] = self.service
         return [row.id for row in await self._run(on, name, **values)]
 
-    async def _run(self, on: Executes, name: str, **values: Any) -> Result[Any]:
+    async def _run(self, on: Executes, name: str, /, **values: Any) -> Result[Any]:
         return await on.execute(self._sql(name), values)
 
     def _sql(self, name: str) -> TextClause:

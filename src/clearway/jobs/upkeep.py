@@ -90,9 +90,12 @@ class Upkeep:
                 slots[name] = slot
         if not slots:
             return
-        for id, name in await self._store.tick(on, slots):
-            _log.info("scheduled job enqueued", extra={"job_id": id, "job": name})
+        enqueued = await self._store.tick(on, slots)
         self._ticked.update(slots)
+        for id, name in enqueued:
+            _log.info("scheduled job enqueued", extra={"job_id": id, "job": name})
+        if enqueued:
+            await self._store.notify(on)
 
     async def _sweep(self, on: AsyncConnection) -> None:
         lapsed = await self._store.lapsed(on, self._settings.lease)
@@ -103,6 +106,7 @@ class Upkeep:
                     "job is in the failure queue" if buried else "job of a gone worker runs again"
                 )
                 _log.warning(what, extra={"job_id": id})
+            await self._store.notify(on)
         for id, name in await self._store.bury_unknown(on, self._settings.unknown_patience):
             _log.error(
                 "job is in the failure queue",
