@@ -83,8 +83,10 @@ async def _lifespan(app: ASGIApp) -> AsyncIterator[None]:
     task = asyncio.create_task(run(), name="lifespan")
     try:
         await tell("startup")
-        yield
-        await tell("shutdown")
+        try:
+            yield
+        finally:
+            await tell("shutdown")
     finally:
         await task
 

@@ -171,9 +171,9 @@ class Bell:
 
     async def close(self) -> None:
         """Let the last ring end."""
-        if self._ringing is not None:
-            await asyncio.wait([self._ringing], timeout=_CLOSE_WITHIN)
-            self._ringing.cancel()
+        if (ringing := self._ringing) is not None:
+            await asyncio.wait([ringing], timeout=_CLOSE_WITHIN)
+            ringing.cancel()
 
     async def _ring(self) -> None:
         try:

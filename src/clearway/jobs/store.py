@@ -291,23 +291,26 @@ class Store:
 
 def statements(schema: str) -> list[str]:
     """Return the statements that make the tables, one by one."""
-    parts = _read("schema", schema).split(";\n")
+    parts = schema_sql(schema).split(";\n")
     return [part.strip() for part in parts if part.strip()]
 
 
 def schema_sql(schema: str) -> str:
     """Return the same as one script, for a person or a migration."""
-    return _read("schema", schema)
+    return _FILES["schema"].replace("{schema}", f'"{schema}"')
 
 
 @functools.cache
 def _clause(name: str, schema: str) -> TextClause:
-    return text(_read(name, schema))
+    return text(_FILES[name].replace("{schema}", f'"{schema}"'))
 
 
-def _read(name: str, schema: str) -> str:
-    sql = resources.files(__package__).joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
-    return sql.replace("{schema}", f'"{schema}"')
+# Read with the module: by the time that one is asked for, a loop is running.
+_FILES = {
+    file.name.removesuffix(".sql"): file.read_text(encoding="utf-8")
+    for file in resources.files(__package__).joinpath("sql").iterdir()
+    if file.name.endswith(".sql")
+}
 
 
 def _keys(orders: Sequence[Order]) -> dict[str, list[Any]]:
