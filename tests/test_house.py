@@ -22,6 +22,7 @@ FLOORS = [
     {"errors"},
     {"settings"},
     {"core"},
+    {"routing"},
     {"logs", "loop", "background", "outbound", "web", "db", "offload"},
     {"report", "jobs"},
     {"app"},
