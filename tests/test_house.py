@@ -23,7 +23,7 @@ FLOORS = [
     {"settings"},
     {"core"},
     {"routing"},
-    {"logs", "loop", "background", "outbound", "web", "db", "offload"},
+    {"logs", "loop", "background", "outbound", "web", "db", "offload", "state"},
     {"report", "jobs"},
     {"app"},
     {"cli", "testing", "dev", "check"},
@@ -85,6 +85,7 @@ def test_the_public_surface_is_frozen() -> None:
         "current_journey",
         "get_logger",
         "offload",
+        "resource",
     }
     for name in clearway.__all__:
         assert getattr(clearway, name) is not None

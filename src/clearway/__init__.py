@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clearway.errors import ClearwayError
     from clearway.logs import get_logger
     from clearway.settings import Settings
+    from clearway.state import resource
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,8 @@ __all__ = [  # noqa: RUF022 - grouped, to read like a table of contents
     "offload",
     # After the response
     "Background",
+    # Opened once, shared
+    "resource",
     # Logs
     "get_logger",
     # Where am I
@@ -53,6 +56,7 @@ _HOMES = {
     "Settings": "clearway.settings",
     "current_journey": "clearway.core.journey",
     "get_logger": "clearway.logs",
+    "resource": "clearway.state",
 }
 
 

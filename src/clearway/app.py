@@ -20,6 +20,8 @@ from clearway.core.parts import Parts
 from clearway.offload.processes import Processes
 from clearway.offload.threads import Threads
 from clearway.settings import Settings, switched_off
+from clearway.state.resources import Resources, ResourceSnapshot
+from clearway.state.usage import resources_taken
 from clearway.web.health import Probes
 from clearway.web.identity import RequestId
 from clearway.web.join import Join
@@ -118,6 +120,12 @@ class Clearway:
         return MappingProxyType({lane.name: lane for lane in lanes if lane is not None})
 
     @property
+    def resources(self) -> Mapping[str, ResourceSnapshot]:
+        """The resources that are open, by name, in the order in which they opened."""
+        resources = self._parts.get(Resources)
+        return MappingProxyType({}) if resources is None else resources.snapshot()
+
+    @property
     def faults(self) -> Mapping[str, int]:
         """Faults in Clearway's own code that were skipped, counted by place."""
         return MappingProxyType(self._path.faults.counts)
@@ -137,6 +145,7 @@ class Clearway:
             await self._open_logs()
             await self._open_offload()
             await self._open_database()
+            await self._open_resources()
             await self._open_background()
             self._ready = True
         except BaseException:
@@ -257,6 +266,13 @@ class Clearway:
         threads = self._parts.get(Threads)
         in_thread = asyncio.to_thread if threads is None else threads.run
         await self._parts.open(BackgroundTasks(self.settings.background, in_thread))
+
+    async def _open_resources(self) -> None:
+        # Before the background lane, so that a script's last tasks still have them at its end.
+        app = self.app
+        resources = Resources(self.settings.state, self._parts, lambda: app.dependency_overrides)
+        await self._parts.open(resources)
+        await resources.open_these(resources_taken(app.routes, app.dependency_overrides))
 
     async def _open_database(self) -> None:
         if "clearway.db" not in sys.modules and self._engine is None:

@@ -181,6 +181,15 @@ class BackgroundSettings(_Group):
     """Seconds that tasks may still take at shutdown; then they are cancelled, and named."""
 
 
+class StateSettings(_Group):
+    """What a service opens at its start and closes at its end: its resources."""
+
+    open_within: Seconds = 60.0
+    """Seconds that one resource may take to open, not counting those that it needs."""
+    close_within: Seconds = 5.0
+    """Seconds that one resource may take to close; then it is cancelled, and named."""
+
+
 class LogSettings(_Group):
     """The one stream of log lines."""
 
@@ -290,6 +299,7 @@ class Settings(BaseSettings):
     offload: OffloadSettings = Field(default_factory=OffloadSettings)
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     background: BackgroundSettings = Field(default_factory=BackgroundSettings)
+    state: StateSettings = Field(default_factory=StateSettings)
     logs: LogSettings = Field(default_factory=LogSettings)
     ops: OpsSettings = Field(default_factory=OpsSettings)
 
