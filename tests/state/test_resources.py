@@ -7,7 +7,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response, WebSocket
 from sqlalchemy import text
 
 from clearway import Background, Clearway, Settings, current_journey, offload, resource
+from clearway.background.tasks import background_dependency
 from clearway.core.current import find
 from clearway.errors import NotOpen, ResourceFailed
 from clearway.state import Resource
@@ -214,6 +215,26 @@ async def test_a_resource_stands_between_our_parts_and_the_apps_own_lifespan(
         assert (await client.get("/")).json() == 42
 
     assert log == ["app opened", ("app closes", 42), "closed"]
+
+
+async def test_nothing_in_a_resource_waits_for_a_response(database_url: str) -> None:
+    """There is none: a request's session is refused with the way out, a task begins at once."""
+    ran = asyncio.Event()
+
+    async def finish() -> None:
+        ran.set()
+
+    @resource
+    async def thing() -> AsyncIterator[str]:
+        (await background_dependency()).add(finish)
+        with pytest.raises(NotOpen) as refusal:
+            await road.db.dependency()
+        yield refusal.value.fix
+
+    road = Clearway(FastAPI(), Settings.model_validate({"database": {"url": database_url}}))
+    async with road, asyncio.timeout(20):
+        assert "async with road.db.session() as session" in await thing()
+        await ran.wait()
 
 
 async def test_while_it_opens_its_own_clearway_is_the_current_one() -> None:
@@ -423,15 +444,7 @@ async def test_one_that_never_yields_is_said_to() -> None:
 async def test_one_that_hangs_fails_the_start_in_time() -> None:
     """The opening is bounded, even where the resource does not let itself be cancelled."""
     gate = asyncio.Event()
-
-    @resource
-    async def stuck() -> AsyncIterator[int]:
-        while not gate.is_set():
-            try:
-                await gate.wait()
-            except asyncio.CancelledError:
-                continue
-        yield 1
+    stuck = stubborn(gate, [])
 
     app, _ = app_taking(stuck, open_within=0.05)
     message = await start_refusal(app)
@@ -439,6 +452,34 @@ async def test_one_that_hangs_fails_the_start_in_time() -> None:
 
     assert "it took longer than state.open_within, 0.05 s" in message
     assert stuck.name in message
+
+
+def stubborn(gate: asyncio.Event, attempts: list[int]) -> Resource[int]:
+    """Return a resource whose first opening outlives two cancellations."""
+
+    @resource
+    async def stuck() -> AsyncIterator[int]:
+        attempts.append(1)
+        for _ in range(2 if len(attempts) == 1 else 0):
+            with suppress(asyncio.CancelledError):
+                await gate.wait()
+        yield len(attempts)
+
+    return stuck
+
+
+async def test_one_that_was_given_up_does_not_stand_in_the_way() -> None:
+    """The next call opens it anew while the first attempt still hangs; that one never counts."""
+    gate = asyncio.Event()
+    stuck = stubborn(gate, [])
+
+    async with app_taking(open_within=0.05)[1]:
+        with pytest.raises(ResourceFailed):
+            await stuck()
+        assert await stuck() == 2
+        gate.set()
+        await asyncio.sleep(0.01)
+        assert await stuck() == 2
 
 
 async def test_waiting_for_what_it_needs_is_not_its_own_time() -> None:

@@ -53,16 +53,15 @@ class Resource(Depends, Generic[T]):
         return {parameter.name: self._need(parameter) for parameter in parameters}
 
     def _need(self, parameter: inspect.Parameter) -> Resource[Any]:
-        annotation = parameter.annotation
-        extras = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-        for extra in extras:
-            if isinstance(extra, Resource):
-                return extra
-        raise ResourceInvalid(
-            f"parameter {parameter.name!r} of resource {self.name} is no resource: {annotation!r}",
-            fix=f"write `{parameter.name}: Annotated[T, other]`, where `other` is a resource "
-            "that the module has at its top level",
-        )
+        need = resource_in(parameter.annotation)
+        if need is None:
+            raise ResourceInvalid(
+                f"parameter {parameter.name!r} of resource {self.name} is no resource: "
+                f"{parameter.annotation!r}",
+                fix=f"write `{parameter.name}: Annotated[T, other]`, where `other` is a resource "
+                "that the module has at its top level",
+            )
+        return need
 
     def replaced_by(self, fake: Callable[..., Any]) -> Resource[T]:
         """Return the resource that stands for this one where a test overrides it.
@@ -84,8 +83,11 @@ class Resource(Depends, Generic[T]):
         return Resource(stand_in)
 
     # Each is itself alone: FastAPI's dataclass would compare, and print, itself in itself.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
     def __repr__(self) -> str:
         return f"<Resource {self.name}>"
@@ -122,6 +124,15 @@ def resource(generator: Callable[..., AsyncIterator[T]]) -> Resource[T]:
         fix = "write an `async def` function that yields the value once"
     name = f"{generator.__module__}:{_name_of(generator)}"
     raise ResourceInvalid(f"resource {name} is no asynchronous generator function", fix=fix)
+
+
+def resource_in(annotation: object) -> Resource[Any] | None:
+    """Return the resource that an annotation asks for: `Annotated[Model, classifier]`."""
+    extras = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    for extra in extras:
+        if isinstance(extra, Depends) and isinstance(extra.dependency, Resource):
+            return extra.dependency
+    return None
 
 
 def _name_of(function: Callable[..., object]) -> str:

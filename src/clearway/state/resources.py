@@ -56,7 +56,7 @@ class Resources:
         self._settings = settings
         self._parts = parts
         self._overrides = overrides
-        self._stand_ins: dict[Callable[..., Any], Resource[Any]] = {}
+        self._stand_ins: dict[tuple[object, object], Resource[Any]] = {}
         self._lives: dict[Resource[Any], Life] = {}
         self._order: list[Life] = []  # as they became open
         self._accepting = False
@@ -97,9 +97,9 @@ class Resources:
         fake = self._overrides().get(resource)
         if fake is None:
             return resource
-        if fake not in self._stand_ins:
-            self._stand_ins[fake] = resource.replaced_by(fake)
-        return self._stand_ins[fake]
+        if (resource, fake) not in self._stand_ins:
+            self._stand_ins[resource, fake] = resource.replaced_by(fake)
+        return self._stand_ins[resource, fake]
 
     def _asker(self) -> Life | None:
         """Return the resource in whose opening the calling code runs, None outside of one."""
