@@ -22,7 +22,8 @@ FLOORS = [
     {"errors"},
     {"settings"},
     {"core"},
-    {"logs", "loop", "background", "outbound", "web", "db", "offload"},
+    {"routing"},
+    {"logs", "loop", "background", "outbound", "web", "db", "offload", "state"},
     {"report", "jobs"},
     {"app"},
     {"cli", "testing", "dev", "check"},
@@ -88,6 +89,7 @@ def test_the_public_surface_is_frozen() -> None:
         "get_logger",
         "job",
         "offload",
+        "resource",
     }
     for name in clearway.__all__:
         assert getattr(clearway, name) is not None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from functools import partial
-from typing import assert_type
+from typing import Annotated, assert_type
 
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -19,8 +20,10 @@ from clearway import (
     current_journey,
     get_logger,
     offload,
+    resource,
 )
 from clearway.core.lane import LaneSnapshot
+from clearway.state import Resource, ResourceSnapshot
 
 app = FastAPI()
 road = Clearway(app, Settings())
@@ -30,6 +33,36 @@ log = get_logger()
 def thumbnails(data: bytes, *, size: int = 100) -> list[bytes]:
     """Stand for CPU work."""
     return [data[:size]]
+
+
+@resource
+async def palette() -> AsyncGenerator[list[str], None]:
+    """Annotate the kind of generator that it is."""
+    yield ["red"]
+
+
+@resource
+async def painter(colours: Annotated[list[str], palette]) -> AsyncIterator[dict[str, int]]:
+    """Ask for another resource."""
+    assert_type(colours, list[str])
+    yield dict.fromkeys(colours, 0)
+
+
+@resource  # type: ignore[arg-type]  # it has to yield
+async def returned() -> int:
+    """Return where it should yield."""
+    return 1
+
+
+@app.get("/colours")
+async def paint(brush: Annotated[dict[str, int], painter]) -> None:
+    """Take a resource in an endpoint, and by hand."""
+    assert_type(brush, dict[str, int])
+    assert_type(painter, Resource[dict[str, int]])
+    assert_type(await painter(), dict[str, int])
+    assert_type(await palette(), list[str])
+    assert_type(road.resources, Mapping[str, ResourceSnapshot])
+    app.dependency_overrides[painter] = lambda: {"blue": 1}
 
 
 @app.post("/images")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from clearway.jobs import Job, JobContext, cron, job
     from clearway.logs import get_logger
     from clearway.settings import Settings
+    from clearway.state import resource
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,8 @@ __all__ = [  # noqa: RUF022 - grouped, to read like a table of contents
     "cron",
     "Job",
     "JobContext",
+    # Opened once, shared
+    "resource",
     # Logs
     "get_logger",
     # Where am I
@@ -63,6 +66,7 @@ _HOMES = {
     "current_journey": "clearway.core.journey",
     "get_logger": "clearway.logs",
     "job": "clearway.jobs",
+    "resource": "clearway.state",
 }
 
 

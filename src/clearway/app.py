@@ -21,6 +21,8 @@ from clearway.errors import DatabaseUrlMissing
 from clearway.offload.processes import Processes
 from clearway.offload.threads import Threads
 from clearway.settings import Settings, switched_off
+from clearway.state.resources import Resources, ResourceSnapshot
+from clearway.state.usage import resources_taken
 from clearway.web.health import Probes
 from clearway.web.identity import RequestId
 from clearway.web.join import Join
@@ -124,6 +126,12 @@ class Clearway:
         return MappingProxyType({lane.name: lane for lane in lanes if lane is not None})
 
     @property
+    def resources(self) -> Mapping[str, ResourceSnapshot]:
+        """The resources that are open, by name, in the order in which they opened."""
+        resources = self._parts.get(Resources)
+        return MappingProxyType({}) if resources is None else resources.snapshot()
+
+    @property
     def faults(self) -> Mapping[str, int]:
         """Faults in Clearway's own code that were skipped, counted by place."""
         return MappingProxyType(self._path.faults.counts)
@@ -144,6 +152,7 @@ class Clearway:
             await self._open_offload()
             await self._open_database()
             await self._open_jobs()
+            await self._open_resources()
             await self._open_background()
             self._ready = True
         except BaseException:
@@ -168,15 +177,16 @@ class Clearway:
             self._outbox = None
             await self._parts.close()
 
-    def carry(self) -> tuple[Manifest, Slots]:
+    async def carry(self) -> tuple[Manifest, Slots]:
         """Return what `clearway worker` needs in the process that runs the jobs, while open.
 
         Raises:
             DatabaseUrlMissing: There is no database.
             JobDeclarationInvalid: A job cannot be run as it is declared.
+            ResourceFailed: A resource that a job takes could not be opened.
         """
         from clearway.jobs.attempt import Surroundings
-        from clearway.jobs.job import checked, registry
+        from clearway.jobs.job import checked, registry, resources_of
         from clearway.jobs.manifest import Manifest
         from clearway.jobs.slots import Slots
 
@@ -187,6 +197,9 @@ class Clearway:
                 "into CLEARWAY_JOBS__MODULES",
             )
         jobs = checked(registry)
+        resources = self._parts.get(Resources)
+        if resources is not None:
+            await resources.open_these(resources_of(jobs.values()))
         url = self.settings.database.url
         manifest = Manifest.of(
             self.settings,
@@ -310,6 +323,13 @@ class Clearway:
             outbox = Outbox(self.settings.jobs, name, lambda: database.engine)
             await self._parts.open(outbox)
             self._outbox = outbox
+
+    async def _open_resources(self) -> None:
+        # Before the background lane, so that a script's last tasks still have them at its end.
+        app = self.app
+        resources = Resources(self.settings.state, self._parts, lambda: app.dependency_overrides)
+        await self._parts.open(resources)
+        await resources.open_these(resources_taken(app.routes, app.dependency_overrides))
 
     async def _open_database(self) -> None:
         if "clearway.db" not in sys.modules and self._engine is None:

@@ -70,6 +70,18 @@ class AppNotFound(StartError):
     code, title = "CW105", "The application cannot be found"
 
 
+class ResourceFailed(StartError):
+    """A resource raised while it opened, or did not open in time."""
+
+    code, title = "CW106", "A resource could not be opened"
+
+
+class ResourceInvalid(StartError, TypeError):
+    """A resource is declared in a way that cannot work."""
+
+    code, title = "CW107", "A resource cannot be declared like this"
+
+
 class DatabaseUrlMissing(StartError):
     """A route needs the database and no URL or engine was given."""
 

@@ -218,6 +218,15 @@ class JobSettings(_Group):
     """Seconds that the failure queue keeps a job."""
 
 
+class StateSettings(_Group):
+    """What a service opens at its start and closes at its end: its resources."""
+
+    open_within: Seconds = 60.0
+    """Seconds that one resource may take to open, not counting those that it needs."""
+    close_within: Seconds = 5.0
+    """Seconds that one resource may take to close; then it is cancelled, and named."""
+
+
 class LogSettings(_Group):
     """The one stream of log lines."""
 
@@ -328,6 +337,7 @@ class Settings(BaseSettings):
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     background: BackgroundSettings = Field(default_factory=BackgroundSettings)
     jobs: JobSettings = Field(default_factory=JobSettings)
+    state: StateSettings = Field(default_factory=StateSettings)
     logs: LogSettings = Field(default_factory=LogSettings)
     ops: OpsSettings = Field(default_factory=OpsSettings)
 

@@ -54,7 +54,7 @@ async def _carry(app: object, sock: socket.socket) -> None:
     for module in road.settings.jobs.modules:
         importlib.import_module(module)
     async with _lifespan(road.app):
-        manifest, slots = road.carry()
+        manifest, slots = await road.carry()
         channel = await Channel.over(sock)
         channel.send(manifest.to_json())
         await slots.serve(channel)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import fastapi.routing
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute
+
+from clearway.routing import endpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +37,9 @@ def session_uses(routes: Iterable[BaseRoute], sessions: set[Callable[..., Any]])
     """
     return [
         use
-        for path, dependant in _dependants(routes, "")
-        for use in _uses(path, dependant, sessions)
+        for endpoint in endpoints(routes)
+        for use in _uses(endpoint.path, endpoint.dependant, sessions)
     ]
-
-
-def _dependants(routes: Iterable[BaseRoute], prefix: str) -> Iterator[tuple[str, Any]]:
-    # Where it is missing, FastAPI flattens included routers into `routes` itself.
-    contexts = getattr(fastapi.routing, "iter_route_contexts", iter)
-    for route in contexts(list(routes)):
-        path = prefix + getattr(route, "path", "")
-        original = getattr(route, "original_route", route)
-        if isinstance(original, Mount):
-            yield from _dependants(original.routes or (), path)
-        dependant = getattr(route, "dependant", None)  # touchpoint: fastapi-dependant
-        if dependant is not None:
-            yield path, dependant
 
 
 def _uses(

@@ -24,6 +24,7 @@ from clearway.jobs.job import Job
 from clearway.jobs.store import Order, Store
 from clearway.offload.processes import Processes
 from clearway.offload.threads import Threads
+from clearway.state import Resource
 
 P = TypeVar("P")
 
@@ -134,7 +135,9 @@ class Attempt:
     async def _supply(self, source: Callable[..., Any]) -> object:
         if source is JobContext:
             return self._context()
-        value = self._around.overrides.get(source, source)()
+        if not isinstance(source, Resource):  # one knows itself what overrides it
+            source = self._around.overrides.get(source, source)
+        value = source()
         return await value if inspect.isawaitable(value) else value
 
     def _context(self) -> JobContext:

@@ -29,6 +29,7 @@ from clearway.jobs.arguments import Arguments
 from clearway.jobs.context import JobContext
 from clearway.jobs.cron import Schedule
 from clearway.jobs.outbox import Call, Outbox
+from clearway.state import Resource
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -354,6 +355,16 @@ def checked(jobs: Mapping[str, Job[..., ..., Any]]) -> dict[str, Job[..., ..., A
                 fix="let the worker supply its parameters, or give them defaults",
             )
     return dict(jobs)
+
+
+def resources_of(jobs: Iterable[Job[..., ..., Any]]) -> dict[Resource[Any], str]:
+    """Return the resources that jobs take, and for each the first job that takes it."""
+    taken: dict[Resource[Any], str] = {}
+    for one in jobs:
+        for source in one.arguments.supplied.values():
+            if isinstance(source, Resource):
+                taken.setdefault(source, f"job {one.name}")
+    return taken
 
 
 def _declared(declared: Job[..., ..., Any]) -> Job[..., ..., Any]:

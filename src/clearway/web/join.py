@@ -9,10 +9,10 @@ from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp
 
 from clearway.errors import AlreadyStarted, ClearwayError
+from clearway.routing import own_routes
 from clearway.web.lifespan import Openable
 from clearway.web.middleware import ClearwayMiddleware, RequestPath
 from clearway.web.problem import ProblemHandler
-from clearway.web.routes import own_routes
 
 
 class Join:

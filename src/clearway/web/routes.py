@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-import fastapi.routing
-from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 
@@ -25,13 +21,3 @@ def route_template(scope: Scope, root_path: str) -> str | None:
         return None
     mounted = scope.get("root_path", "").removeprefix(root_path)
     return str(mounted + path)
-
-
-def own_routes(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
-    """Return an app's routes with those of its included routers.
-
-    FastAPI before 0.141 flattens included routers into `routes`, later ones keep them apart.
-    """
-    contexts = getattr(fastapi.routing, "iter_route_contexts", iter)
-    for context in contexts(list(routes)):
-        yield getattr(context, "original_route", context)
