@@ -31,7 +31,7 @@ check: $(READY) ## Look for mistakes without running anything
 	$(BIN)/mypy
 
 bench: $(READY) ## Measure every question in bench/
-	@for name in overhead offload log_call; do \
+	@for name in overhead offload log_call jobs; do \
 		echo "== bench/$$name.py"; $(BIN)/python -m bench.$$name || exit 1; done
 
 clean: ## Remove environments, caches and the development database

@@ -144,8 +144,8 @@ def python(code: str) -> str:
 
 CALLS = {
     "signal.signal", "signal.set_wakeup_fd", "atexit.register", "os.register_at_fork",
-    "structlog.configure", "logging.captureWarnings", "event.listen", "sys.settrace",
-    "faulthandler.enable", "setattr",
+    "loop.add_signal_handler", "structlog.configure", "logging.captureWarnings", "event.listen",
+    "sys.settrace", "faulthandler.enable", "setattr",
 }  # fmt: skip
 MARK = re.compile(r"touchpoint: ([a-z0-9-]+)")
 

@@ -26,6 +26,7 @@ from clearway.jobs.upkeep import EVERY, Upkeep
 
 _log = logging.getLogger("clearway.jobs")
 
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
 _MOST = 500  # jobs in one claim
 _OVERDUE_EVERY = 0.5  # seconds between two looks for runs past their time
 _EAR_PAUSE = 1.0  # seconds before listening again
@@ -46,8 +47,8 @@ async def work(command: Sequence[str]) -> int:
     """
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+    for number in _STOPPING:
+        loop.add_signal_handler(number, stopped.set)  # touchpoint: worker-stop
     carrier = Carrier(command)
     starting = asyncio.create_task(carrier.start())
     stop = asyncio.create_task(stopped.wait())
@@ -63,8 +64,8 @@ async def work(command: Sequence[str]) -> int:
         return 1  # its own process has said why
     async with _logs(manifest):
         worker = Worker(command, manifest)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, worker.stop)
+        for number in _STOPPING:
+            loop.add_signal_handler(number, worker.stop)  # touchpoint: worker-stop
         await worker.run(carrier)
     return 0
 
