@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from clearway.jobs.channel import Channel
@@ -100,9 +99,9 @@ class Carrier:
         """Have it run jobs."""
         self._send({"run": [_order(order) for order in orders]})
 
-    def cancel(self, ids: Sequence[int]) -> None:
-        """Have it give up runs; it answers when they have ended."""
-        self._send({"cancel": list(ids)})
+    def cancel(self, order: Order) -> None:
+        """Have it give up a run; it answers when that has ended."""
+        self._send({"cancel": str(order.token)})
 
     def kill(self) -> None:
         """Kill it and all that it has started, now."""
@@ -159,5 +158,9 @@ class Carrier:
 
 
 def _order(order: Order) -> dict[str, Any]:
-    values = asdict(order)
-    return values | {"token": str(order.token), "enqueued_at": order.enqueued_at.isoformat()}
+    # Not `asdict`, which copies every value deeply: 110 us a job.
+    return {
+        **{field: getattr(order, field) for field in Order.__slots__},
+        "token": str(order.token),
+        "enqueued_at": order.enqueued_at.isoformat(),
+    }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -74,7 +75,7 @@ class Claims:
         self._contact = contact
         self._lease = lease
         self._freed = freed
-        self._held: dict[int, Claim] = {}
+        self._held: dict[UUID, Claim] = {}  # by token: a job may be claimed again meanwhile
         self._ended: list[Claim] = []
         self._something_ended = asyncio.Event()
 
@@ -98,7 +99,7 @@ class Claims:
         """Hold what was claimed."""
         now = time.monotonic()
         claims = [Claim(order, terms[order.name], None, now) for order in orders]
-        self._held.update({claim.order.id: claim for claim in claims})
+        self._held.update({claim.order.token: claim for claim in claims})
         return claims
 
     def hand_over(self, claims: Sequence[Claim], carrier: Carrier) -> None:
@@ -110,7 +111,7 @@ class Claims:
     def answered(self, carrier: Carrier, answers: Sequence[Answer]) -> None:
         """Note how runs have ended."""
         for answer in answers:
-            claim = self._held.get(answer["id"])
+            claim = self._held.get(UUID(answer["token"]))
             if claim is not None and claim.carrier is carrier and claim.ending is None:
                 claim.error = answer.get("error", "")
                 claim.traceback = answer.get("traceback", "")
@@ -137,6 +138,14 @@ class Claims:
         self._something_ended.set()
         self._freed()
 
+    def give_up(self, claim: Claim) -> None:
+        """Have a run cancelled; it ends when its process says so, or is killed."""
+        claim.unwanted = True
+        if claim.carrier is None:
+            self.end(claim, "back")
+        elif claim.carrier.ready:
+            claim.carrier.cancel(claim.order)
+
     async def renew(self) -> None:
         """Renew every lease, and give up the runs whose lease was lost."""
         claims = list(self._held.values())
@@ -144,14 +153,11 @@ class Claims:
             return
         orders = [claim.order for claim in claims]
         kept = await self._contact.run(lambda on: self._store.renew(on, orders, self._lease))
-        lost = [c for c in claims if c.order.id not in kept and c.ending is None]
-        for claim in lost:
-            if self._held.get(claim.order.id) is not claim or claim.unwanted:
-                continue
-            claim.unwanted = True
-            _log.warning("the lease of a job was lost", extra=_fields(claim))
-            if claim.carrier is not None and claim.carrier.ready:
-                claim.carrier.cancel([claim.order.id])
+        for claim in claims:
+            # One that has ended meanwhile is gone because it was written.
+            if claim.order.token not in kept and claim.ending is None and not claim.unwanted:
+                _log.warning("the lease of a job was lost", extra=_fields(claim))
+                self.give_up(claim)
 
     async def write(self) -> None:
         """Write what has ended, for ever, in batches."""
@@ -161,8 +167,7 @@ class Claims:
             batch, self._ended = self._ended, []
             await self._contact.insist(partial(self._record, batch))
             for claim in batch:
-                if self._held.get(claim.order.id) is claim:
-                    del self._held[claim.order.id]
+                del self._held[claim.order.token]
 
     async def _record(self, batch: Sequence[Claim], on: AsyncConnection) -> None:
         store = self._store

@@ -46,8 +46,8 @@ class Slots:
         while (message := await channel.receive()) is not None:
             for order in message.get("run", ()):
                 self._begin(_order(**order), channel)
-            unwanted = set(message.get("cancel", ()))
-            for attempt in [one for one in self._running if one.order.id in unwanted]:
+            unwanted = message.get("cancel")
+            for attempt in [one for one in self._running if str(one.order.token) == unwanted]:
                 self._give_up(attempt)
         for attempt in list(self._running):
             self._give_up(attempt)
@@ -99,7 +99,7 @@ def _order(token: str, enqueued_at: str, **values: Any) -> Order:
 
 
 def _answer(attempt: Attempt, ending: Ending) -> dict[str, Any]:
-    answer: dict[str, Any] = {"id": attempt.order.id, "ending": ending}
+    answer: dict[str, Any] = {"token": str(attempt.order.token), "ending": ending}
     if attempt.error is not None:
         answer["error"] = _storable(_described(attempt.error))[:_LONGEST_ERROR]
         answer["traceback"] = _storable(attempt.traceback())[-_LONGEST_TRACEBACK:]

@@ -184,9 +184,10 @@ class Store:
         orders.sort(key=lambda order: order.id)
         return orders
 
-    async def renew(self, on: Executes, orders: Sequence[Order], lease: float) -> set[int]:
-        """Renew leases; return the ids of those that were still held."""
-        return set(await self._ids(on, "renew", **_keys(orders), lease=lease))
+    async def renew(self, on: Executes, orders: Sequence[Order], lease: float) -> set[UUID]:
+        """Renew leases; return the tokens of those that are still held."""
+        result = await self._run(on, "renew", **_keys(orders), lease=lease)
+        return {row.token for row in result}
 
     async def complete(self, on: Executes, orders: Sequence[Order]) -> set[int]:
         """Write that jobs are done; return the ids of those that were still held."""

@@ -248,6 +248,8 @@ class Worker:
             if time.monotonic() - born > _STEADY:
                 pause = 0.0
             await asyncio.sleep(pause)
+            if self._stopping.is_set():
+                return
             born = time.monotonic()
             carrier = Carrier(self._command)
             try:
@@ -294,14 +296,10 @@ class Worker:
         within = self._within
         await self._until(lambda: not self._claims.running or self._hurried, _FINISH * within)
         for claim in self._claims.running:
-            claim.unwanted = True
-            if claim.carrier is not None and claim.carrier.ready:
-                claim.carrier.cancel([claim.order.id])
+            self._claims.give_up(claim)
         await self._until(lambda: not self._claims.running, _GIVE_UP * within)
         for claim in self._claims.running:
-            if claim.carrier is None:
-                self._claims.end(claim, "back")
-            else:
+            if claim.carrier is not None:
                 claim.carrier.kill()
         await self._until(lambda: not self._claims.unfinished, _WRITE * within)
         left = len(self._claims.unfinished)
