@@ -78,6 +78,7 @@ def test_the_public_surface_is_frozen() -> None:
         "Clearway",
         "ClearwayError",
         "DbSession",
+        "HttpClient",
         "Journey",
         "ReadDbSession",
         "Settings",
@@ -93,7 +94,8 @@ def test_the_public_surface_is_frozen() -> None:
 @pytest.mark.parametrize(
     ("missing", "name", "extra"),
     [("sqlalchemy", "DbSession", "db"), ("asyncpg", "DbSession", "db"),
-     ("structlog", "get_logger", "logs"), ("orjson", "get_logger", "logs")],
+     ("structlog", "get_logger", "logs"), ("orjson", "get_logger", "logs"),
+     ("aiohttp", "HttpClient", "http")],
 )  # fmt: skip
 def test_a_missing_extra_is_named(missing: str, name: str, extra: str) -> None:
     """The one line works without the optional packages, and a name says which extra it needs."""
@@ -120,7 +122,7 @@ app = fastapi.FastAPI()
 before = set(sys.modules)
 import clearway
 clearway.Clearway(app)
-optional = {"sqlalchemy", "asyncpg", "structlog", "orjson", "typer", "rich"}
+optional = {"sqlalchemy", "asyncpg", "structlog", "orjson", "typer", "rich", "aiohttp"}
 print(sorted(optional & (set(sys.modules) - before)))
 """
     assert python(code).strip() == "[]"

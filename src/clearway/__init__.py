@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from clearway.db import AsyncReadSession, DbSession, ReadDbSession
     from clearway.errors import ClearwayError
     from clearway.logs import get_logger
+    from clearway.outbound.client import HttpClient
     from clearway.settings import Settings
 
 __version__ = "0.1.0"
@@ -33,6 +34,8 @@ __all__ = [  # noqa: RUF022 - grouped, to read like a table of contents
     "offload",
     # After the response
     "Background",
+    # Other services
+    "HttpClient",
     # Logs
     "get_logger",
     # Where am I
@@ -48,12 +51,16 @@ _HOMES = {
     "Clearway": "clearway.app",
     "ClearwayError": "clearway.errors",
     "DbSession": "clearway.db",
+    "HttpClient": "clearway.outbound.client",
     "Journey": "clearway.core.journey",
     "ReadDbSession": "clearway.db",
     "Settings": "clearway.settings",
     "current_journey": "clearway.core.journey",
     "get_logger": "clearway.logs",
 }
+
+_EXTRAS = {"clearway.db": "db", "clearway.logs": "logs", "clearway.outbound.client": "http"}
+"""The extra that has what a home imports."""
 
 
 def __getattr__(name: str) -> object:
@@ -63,8 +70,8 @@ def __getattr__(name: str) -> object:
     try:
         value = getattr(import_module(home), name)
     except ModuleNotFoundError as error:
-        extra = home.rpartition(".")[2]
-        if extra not in {"db", "logs"}:
+        extra = _EXTRAS.get(home)
+        if extra is None:
             raise
         needed = (error.name or "").partition(".")[0]
         raise ModuleNotFoundError(

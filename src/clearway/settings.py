@@ -181,6 +181,21 @@ class BackgroundSettings(_Group):
     """Seconds that tasks may still take at shutdown; then they are cancelled, and named."""
 
 
+class OutboundSettings(_Group):
+    """Calls to other services."""
+
+    enabled: bool = True
+    """Open the lane; off, an `HttpClient` raises `NotOpen` and adopted clients are left alone."""
+    max_connections: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Most calls at one time; each holds its place until its response is read or closed."""
+    max_per_host: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """Most connections of the shared session to one host and port."""
+    timeout: Seconds = 10.0
+    """Seconds for one call in all; half of them at most may be spent waiting for a place."""
+    queue_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
+    """Most calls that may wait for a place; one more is refused (503)."""
+
+
 class LogSettings(_Group):
     """The one stream of log lines."""
 
@@ -290,6 +305,7 @@ class Settings(BaseSettings):
     offload: OffloadSettings = Field(default_factory=OffloadSettings)
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     background: BackgroundSettings = Field(default_factory=BackgroundSettings)
+    outbound: OutboundSettings = Field(default_factory=OutboundSettings)
     logs: LogSettings = Field(default_factory=LogSettings)
     ops: OpsSettings = Field(default_factory=OpsSettings)
 
