@@ -61,6 +61,7 @@ def _watch_body(call: Call, response: ClientResponse) -> None:
     connection.add_callback(timer.cancel)
 
 
+# touchpoint: aiohttp-body
 def _cut(call: Call, reference: weakref.ref[ClientResponse]) -> None:
     response = reference()
     if response is not None and call.deadline is not None:
