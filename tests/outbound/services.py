@@ -64,6 +64,7 @@ class Service:
         await response.prepare(request)
         await response.write(b"begun")
         await self.gate.wait()
+        await response.write(b" and ended")
         return response
 
 

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 from fastapi import FastAPI
-from opentelemetry.propagate import inject
 
 from clearway import Clearway, HttpClient, Settings
 from outbound.services import Service, read, service
@@ -62,7 +61,6 @@ async def test_a_trace_that_is_none_goes_no_further(hostile: str, other: Service
 async def test_what_the_caller_has_set_is_left_alone(other: Service) -> None:
     """OpenTelemetry's own `traceparent`, say, has the span of this very call."""
     headers = {"x-our-id": "mine", "Traceparent": TRACE[:-1] + "0"}
-    inject(headers)
     async with serving(app_of(other.url, headers)) as client:
         await client.get("/", headers={"X-Our-ID": "abc-1", "traceparent": TRACE})
 

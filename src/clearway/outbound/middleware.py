@@ -18,8 +18,8 @@ current_call: ContextVar[Call | None] = ContextVar("clearway_call", default=None
 class LaneMiddleware:
     """A client middleware: each request of a session, and each redirect, takes a place.
 
-    The place is given back when the connection is: the body was read, the response closed or
-    collected, the call failed or was cancelled.
+    The place is given back when the connection is: the body was read, the response closed, or
+    the call failed or was cancelled.
     """
 
     def __init__(self, lane: Lane) -> None:
@@ -56,7 +56,7 @@ def _watch_body(call: Call, response: ClientResponse) -> None:
     if deadline is None or connection is None:
         return
     loop = asyncio.get_running_loop()
-    # Weakly: a response that nobody keeps gives its connection back when it is collected.
+    # Weakly: the timer must not be what keeps a response that nobody else does.
     timer = loop.call_at(deadline.at, _cut, call, weakref.ref(response))
     connection.add_callback(timer.cancel)
 
