@@ -82,7 +82,9 @@ async def test_hooks_leak_no_place(other: Service) -> None:
         cancelled.cancel()
         await asyncio.wait({cancelled})
         await read(http, other.url + "/redirect?to=/large")
-        (await http.get(other.url + "/endless")).close()
+        response = await http.get(other.url + "/endless")
+        assert lane(road).in_use == 1  # until the body is read or closed
+        response.close()
         assert (lane(road).admitted, lane(road).in_use) == (6, 0)
 
 
@@ -107,6 +109,22 @@ async def test_the_middleware_bounds_what_hooks_only_see() -> None:
             with pytest.raises(DeadlineExceeded):
                 await read(http, url)
         assert (lane(road).admitted, lane(road).in_use) == (2, 0)
+
+
+async def test_with_hooks_and_middleware_a_call_counts_once(other: Service) -> None:
+    """The hooks see that the middleware holds the place already."""
+    road = road_of()
+    async with (
+        road,
+        aiohttp.ClientSession(
+            trace_configs=[road.outbound.trace_config()], middlewares=[road.outbound.middleware()]
+        ) as http,
+        road.journey("import") as journey,
+    ):
+        await read(http, other.url + "/redirect?to=/")
+        assert (lane(road).admitted, lane(road).in_use) == (2, 0)
+
+    assert journey.ledger["outbound"].holds == 2
 
 
 async def test_a_hook_that_fails_costs_no_call(
