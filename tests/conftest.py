@@ -33,10 +33,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 
 
 # What may block a loop: asyncpg looks for ~/.pgpass with every connect; the log target is
-# opened and given back once, at the start and at the end; its writes are non-blocking.
+# opened and given back once, at the start and at the end; its writes are non-blocking; a
+# transport of httpx2 reads the certificates when it is made, as its client would.
 _MAY_BLOCK = (
     ("asyncpg/connect_utils.py", "_parse_connect_arguments"),
     ("clearway/logs/setup.py", "configure"),
+    ("clearway/outbound/transport.py", "default_inner"),
     ("clearway/logs/setup.py", "restore"),
     ("clearway/logs/writer.py", "write"),
 )
@@ -45,7 +47,7 @@ _MAY_BLOCK = (
 @pytest.fixture(autouse=True)
 def _nothing_of_ours_blocks_the_loop() -> Iterator[None]:
     """Fail the test in which code of ours makes a blocking call on an event loop."""
-    rooms = [f"clearway.{room}" for room in ("core", "web", "db", "offload")]
+    rooms = [f"clearway.{room}" for room in ("core", "web", "db", "offload", "outbound")]
     with blockbuster_ctx(scanned_modules=rooms) as guard:
         for function in guard.functions.values():
             for file, name in _MAY_BLOCK:

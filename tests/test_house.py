@@ -81,6 +81,7 @@ def test_the_public_surface_is_frozen() -> None:
         "DbSession",
         "Job",
         "JobContext",
+        "HttpClient",
         "Journey",
         "ReadDbSession",
         "Settings",
@@ -100,7 +101,8 @@ def test_the_public_surface_is_frozen() -> None:
     ("missing", "name", "extra"),
     [("sqlalchemy", "DbSession", "db"), ("asyncpg", "DbSession", "db"),
      ("sqlalchemy", "job", "jobs"), ("cronsim", "cron", "jobs"),
-     ("structlog", "get_logger", "logs"), ("orjson", "get_logger", "logs")],
+     ("structlog", "get_logger", "logs"), ("orjson", "get_logger", "logs"),
+     ("aiohttp", "HttpClient", "http")],
 )  # fmt: skip
 def test_a_missing_extra_is_named(missing: str, name: str, extra: str) -> None:
     """The one line works without the optional packages, and a name says which extra it needs."""
@@ -127,7 +129,9 @@ app = fastapi.FastAPI()
 before = set(sys.modules)
 import clearway
 clearway.Clearway(app)
-optional = {"sqlalchemy", "asyncpg", "structlog", "orjson", "typer", "rich", "cronsim"}
+optional = {
+    "sqlalchemy", "asyncpg", "structlog", "orjson", "typer", "rich", "cronsim", "aiohttp",
+}
 print(sorted(optional & (set(sys.modules) - before)))
 """
     assert python(code).strip() == "[]"

@@ -6,6 +6,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from functools import partial
 from typing import Annotated, assert_type
 
+import aiohttp
+import httpx
+import httpx2
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -14,6 +17,7 @@ from clearway import (
     Background,
     Clearway,
     DbSession,
+    HttpClient,
     Journey,
     ReadDbSession,
     Settings,
@@ -86,6 +90,26 @@ async def create(
     return 1
 
 
+@app.get("/rates")
+async def rates(http: HttpClient) -> bytes:
+    """Call another service."""
+    assert_type(http, aiohttp.ClientSession)
+    async with http.get("https://example.org/rates") as response:
+        return assert_type(await response.read(), bytes)
+
+
+def clients() -> None:
+    """Hand over clients of the app's own."""
+    assert_type(road.outbound.transport(), httpx.AsyncBaseTransport)
+    httpx.AsyncClient(transport=road.outbound.transport(httpx.AsyncHTTPTransport(http2=True)))
+    httpx2.AsyncClient(transport=road.outbound.transport(httpx2.AsyncHTTPTransport(retries=1)))
+    httpx2.AsyncClient(transport=road.outbound.transport(library="httpx2"))
+    aiohttp.ClientSession(
+        trace_configs=[road.outbound.trace_config()], middlewares=[road.outbound.middleware()]
+    )
+    road.outbound.transport("httpx")  # type: ignore[call-overload]  # a transport is wanted
+
+
 async def script(engine: AsyncEngine) -> None:
     """Use every name outside of a request."""
     async with Clearway(FastAPI(), engine=engine) as other, other.journey("import") as journey:
@@ -94,5 +118,6 @@ async def script(engine: AsyncEngine) -> None:
         async with other.db.session() as session:
             assert_type(session, AsyncSession)
         assert_type(await other.db.dependency(), AsyncSession)
+        assert_type(other.outbound.session, aiohttp.ClientSession)
         assert_type(other.lanes["db"].snapshot(), LaneSnapshot)
         assert_type(Clearway.current(), Clearway)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clearway.errors import ClearwayError
     from clearway.jobs import Job, JobContext, cron, job
     from clearway.logs import get_logger
+    from clearway.outbound.client import HttpClient
     from clearway.settings import Settings
     from clearway.state import resource
 
@@ -40,6 +41,8 @@ __all__ = [  # noqa: RUF022 - grouped, to read like a table of contents
     "cron",
     "Job",
     "JobContext",
+    # Other services
+    "HttpClient",
     # Opened once, shared
     "resource",
     # Logs
@@ -57,6 +60,7 @@ _HOMES = {
     "Clearway": "clearway.app",
     "ClearwayError": "clearway.errors",
     "DbSession": "clearway.db",
+    "HttpClient": "clearway.outbound.client",
     "Job": "clearway.jobs",
     "JobContext": "clearway.jobs",
     "Journey": "clearway.core.journey",
@@ -69,6 +73,14 @@ _HOMES = {
     "resource": "clearway.state",
 }
 
+_EXTRAS = {
+    "clearway.db": "db",
+    "clearway.jobs": "jobs",
+    "clearway.logs": "logs",
+    "clearway.outbound.client": "http",
+}
+"""The extra that has what a home imports."""
+
 
 def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
@@ -77,8 +89,8 @@ def __getattr__(name: str) -> object:
     try:
         value = getattr(import_module(home), name)
     except ModuleNotFoundError as error:
-        extra = home.rpartition(".")[2]
-        if extra not in {"db", "jobs", "logs"}:
+        extra = _EXTRAS.get(home)
+        if extra is None:
             raise
         needed = (error.name or "").partition(".")[0]
         raise ModuleNotFoundError(

@@ -20,6 +20,7 @@ from clearway.core.parts import Parts
 from clearway.errors import DatabaseUrlMissing
 from clearway.offload.processes import Processes
 from clearway.offload.threads import Threads
+from clearway.outbound import Outbound
 from clearway.settings import Settings, switched_off
 from clearway.state.resources import Resources, ResourceSnapshot
 from clearway.state.usage import resources_taken
@@ -77,6 +78,12 @@ class Clearway:
         self._opened = 0
         self._ready = False
         self._path = self._request_path()
+        self._outbound = Outbound(
+            self.settings.outbound,
+            id_header=self.settings.request.id_header,
+            faults=self._path.faults,
+            off=off,
+        )
         if not off:
             Join(app, self._path)
 
@@ -111,15 +118,21 @@ class Clearway:
         return self._db
 
     @property
+    def outbound(self) -> Outbound:
+        """Calls to other services: `session`, `transport()`, `trace_config()`, `middleware()`."""
+        return self._outbound
+
+    @property
     def lanes(self) -> Mapping[str, Lane]:
         """The lanes that are open, by name; `road.lanes["db"].snapshot()` says how one stands."""
         threads, processes = self._parts.get(Threads), self._parts.get(Processes)
-        tasks = self._parts.get(BackgroundTasks)
+        tasks, outbound = self._parts.get(BackgroundTasks), self._parts.get(Outbound)
         lanes = [
             self._path.lane,
             None if threads is None else threads.lane,
             None if processes is None else processes.lane,
             None if self._db is None else self._db.lane,
+            None if outbound is None else outbound.lane,
             None if tasks is None else tasks.lane,
             None if self._outbox is None else self._outbox.lane,
         ]
@@ -152,8 +165,9 @@ class Clearway:
             await self._open_offload()
             await self._open_database()
             await self._open_jobs()
+            await self._open_outbound()
             await self._open_resources()
-            await self._open_background()
+            await self._open_background()  # the last: its tasks use the others
             self._ready = True
         except BaseException:
             await self.close()
@@ -303,6 +317,10 @@ class Clearway:
         else:
             processes = Processes(settings.offload)
         await self._parts.open(processes)
+
+    async def _open_outbound(self) -> None:
+        if self.settings.outbound.enabled:
+            await self._parts.open(self._outbound)
 
     async def _open_background(self) -> None:
         if not self.settings.background.enabled:

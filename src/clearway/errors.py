@@ -260,3 +260,12 @@ class EmbeddedPostgresFailed(StartError):
     """The embedded PostgreSQL could not be started."""
 
     code, title = "CW601", "The embedded PostgreSQL did not start"
+
+
+# Calls to other services
+
+
+class OutboundBusy(LaneBusy):
+    """As many calls to other services are on their way as this process allows."""
+
+    code, title = "CW801", "Too many calls to other services"

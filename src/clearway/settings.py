@@ -227,6 +227,21 @@ class StateSettings(_Group):
     """Seconds that one resource may take to close; then it is cancelled, and named."""
 
 
+class OutboundSettings(_Group):
+    """Calls to other services."""
+
+    enabled: bool = True
+    """Open the lane; off, an `HttpClient` raises `NotOpen` and adopted clients are left alone."""
+    max_connections: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Most calls at one time; each holds its place until its response is read or closed."""
+    max_per_host: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """Most connections of the shared session to one host and port."""
+    timeout: Seconds = 10.0
+    """Seconds for one call in all; half of them at most may be spent waiting for a place."""
+    queue_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
+    """Most calls that may wait for a place; one more is refused (503)."""
+
+
 class LogSettings(_Group):
     """The one stream of log lines."""
 
@@ -338,6 +353,7 @@ class Settings(BaseSettings):
     background: BackgroundSettings = Field(default_factory=BackgroundSettings)
     jobs: JobSettings = Field(default_factory=JobSettings)
     state: StateSettings = Field(default_factory=StateSettings)
+    outbound: OutboundSettings = Field(default_factory=OutboundSettings)
     logs: LogSettings = Field(default_factory=LogSettings)
     ops: OpsSettings = Field(default_factory=OpsSettings)
 

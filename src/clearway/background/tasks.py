@@ -139,8 +139,13 @@ class BackgroundTasks:
         self._reserved -= 1
 
     async def _run(self, errand: _Errand) -> None:
+        cause = errand.journey
         own = Journey(
-            "background", id=errand.journey.id, route=errand.name, parts=errand.journey.parts
+            "background",
+            id=cause.id,
+            route=errand.name,
+            parts=cause.parts,
+            traceparent=cause.traceparent,
         )
         with travelling(own), await self.lane.acquire():
             began = time.monotonic()

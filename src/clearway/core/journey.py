@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from clearway.core.deadline import Deadline
     from clearway.core.parts import Parts
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 
 Settlement = Callable[[bool], Awaitable[None]]
 """Called once before the response with True to commit, or with False to roll back."""
@@ -209,13 +212,14 @@ class Journey:
 
     @property
     def traceparent(self) -> str | None:
-        """Return the W3C trace context that the journey came with, None where it had none.
+        """Return the trace that the journey came with, None for none and for one that is unsound.
 
         Source: https://www.w3.org/TR/trace-context/#traceparent-header
         """
-        if self._traceparent is None and self.exchange is not None:
-            return self.exchange.header(b"traceparent")
-        return self._traceparent
+        value = self._traceparent
+        if value is None and self.exchange is not None:
+            value = self.exchange.header(b"traceparent")
+        return value if value is not None and _TRACEPARENT.fullmatch(value) else None
 
     @property
     def age(self) -> float:
