@@ -145,9 +145,10 @@ async def test_a_worker_serves_the_queues_that_it_is_told(works: Works) -> None:
     async with works.service() as session:
         await jobs.write.options(queue="mail").enqueue(session, note="mail")
         await jobs.write.options(queue="pdf").enqueue(session, note="pdf")
-    with works.worker("--queues", "pdf,other"):
-        assert works.comes("write pdf")
-        assert eventually(lambda: works.seen("write") == works.seen("write pdf"))
+    with works.worker("--queues", "pdf,other") as worker:
+        assert worker.says("job done")
+        assert worker.stop() == 0
+    assert works.seen("write mail") == []
     assert await works.rows("select queue from clearway.jobs") == ["mail"]
     with works.worker("--concurrency", "1"):
         assert await works.settled()
@@ -238,6 +239,57 @@ async def speak(session: DbSession, word: Annotated[str, Depends(source)]) -> No
         assert await works.settled()
 
     assert await works.effects() == ["overridden"]
+
+
+async def test_jobs_take_resources_and_call_other_services(works: Works) -> None:
+    """A resource that only a job takes opens at the worker's start; an HttpClient passes ids on."""
+    folder = works.folder / "project"
+    folder.mkdir()
+    (folder / "main.py").write_text(
+        """
+from collections.abc import AsyncIterator
+from typing import Annotated
+from aiohttp import web
+from fastapi import FastAPI
+from clearway import Clearway, DbSession, HttpClient, JobContext, job, resource
+from apps.works import add, mark
+
+app = FastAPI()
+road = Clearway(app)
+
+async def echo(request: web.Request) -> web.Response:
+    return web.Response(text=request.headers["X-Request-ID"])
+
+@resource
+async def neighbour() -> AsyncIterator[str]:
+    there = web.Application()
+    there.router.add_get("/", echo)
+    runner = web.AppRunner(there)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    mark("neighbour open")
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    await runner.cleanup()
+    mark("neighbour closed")
+
+@job(retries=0)
+async def ask(session: DbSession, http: HttpClient, url: Annotated[str, neighbour]) -> None:
+    async with http.get(url) as answer:
+        await add(session, await answer.text())
+"""
+    )
+    with works.worker("--app-dir", str(folder), app="main:app") as worker:
+        assert works.comes("neighbour open")  # before any job
+        await works.execute(
+            "insert into clearway.jobs (service, queue, body, name, arguments, run_at, request_id) "
+            "values ('app', 'default', 'loop', 'main:ask', '{}', now(), 'of-a-request')"
+        )
+        assert await works.settled()
+        assert worker.stop() == 0
+
+    assert await works.effects() == ["of-a-request"]
+    assert len(works.seen("neighbour closed")) == 1
 
 
 async def test_a_commit_wakes_an_idle_worker(works: Works) -> None:
