@@ -158,7 +158,8 @@ async def test_sigterm_under_load_loses_no_job(works: Works) -> None:
         await jobs.in_thread.enqueue(session, note="thread")
     with works.worker(CLEARWAY_OPS__SHUTDOWN_WITHIN="5") as one:
         assert works.comes("write", 50)
-        assert one.stop() == 0
+        one.signal(signal.SIGTERM)  # as systemd does it: to every process of the unit
+        assert one.process.wait(60) == 0
     done = len(await works.effects())
     assert done > 0
     assert await works.rows("select id from clearway.jobs where token is not null") == []

@@ -283,7 +283,8 @@ class Worker:
             self._claims.end(claim, "back")
             return
         carrier.attend(self._claims.answered, self._gone)
-        self._claims.hand_over([claim], carrier)
+        if claim.ending is None:  # it may have been given back during the start
+            self._claims.hand_over([claim], carrier)
         while claim.ending is None:  # noqa: ASYNC110 - a run that may take minutes
             await asyncio.sleep(_STEP)
         await carrier.end(_CLOSE * self._within)
