@@ -84,7 +84,7 @@ class Outbound:
                 "is outbound.enabled on?",
             )
         if self._session is None or self._session.closed:
-            from clearway.outbound.client import make_session
+            from clearway.outbound.session import make_session
 
             self._session = make_session(self._settings, self._the_lane(), self._hooks())
         return self._session
