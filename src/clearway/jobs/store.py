@@ -265,8 +265,10 @@ class Store:
         return [(row.id, row.name) for row in result]
 
     async def clean(self, on: Executes, *, keep_done: float, keep_failed: float) -> None:
-        """Throw away what has been kept for long enough, in seconds."""
-        await self._run(on, "clean", keep_done=keep_done, keep_failed=keep_failed)
+        """Throw away what has been kept for long enough, in seconds; other services keep theirs."""
+        await self._run(
+            on, "clean", service=self.service, keep_done=keep_done, keep_failed=keep_failed
+        )
 
     async def notify(self, on: Executes) -> None:
         """Say that there may be work."""
