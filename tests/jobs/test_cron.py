@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -102,7 +103,7 @@ def test_every_hour_is_every_hour_when_clocks_change() -> None:
         start = utc(f"{day} 00:00") - timedelta(hours=3)
         seen = walked(schedule, start, start + timedelta(hours=8), timedelta(minutes=20))
         hours = [datetime.fromisoformat(moment) for moment in seen]
-        gaps = {later - earlier for earlier, later in zip(hours, hours[1:], strict=False)}
+        gaps = {later - earlier for earlier, later in itertools.pairwise(hours)}
         assert gaps == {timedelta(hours=1)}, day
 
 
@@ -147,15 +148,15 @@ def test_six_fields_begin_with_seconds() -> None:
 
 
 async def nightly(days: int = 1) -> None:
-    pass
+    """Stand for a job."""
 
 
 async def needy(days: int) -> None:
-    pass
+    """Stand for a job."""
 
 
 async def informed(context: JobContext, days: int = 1) -> None:
-    pass
+    """Stand for a job."""
 
 
 def test_a_cron_job_has_its_schedule() -> None:

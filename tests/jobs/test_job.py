@@ -27,10 +27,12 @@ pytestmark = pytest.mark.usefixtures("undeclared")
 
 
 async def on_the_loop(number: int) -> int:
+    """Stand for a job."""
     return number
 
 
 def plain(number: int) -> int:
+    """Stand for a job."""
     return number
 
 
@@ -84,6 +86,8 @@ def test_a_job_looks_like_its_function() -> None:
 
 
 def make_nested() -> Callable[[], None]:
+    """Stand for a job."""
+
     def nested() -> None:
         pass
 
@@ -91,42 +95,44 @@ def make_nested() -> Callable[[], None]:
 
 
 def generator() -> Iterator[int]:
+    """Stand for a job."""
     yield 1
 
 
 async def async_generator() -> AsyncIterator[int]:
+    """Stand for a job."""
     yield 1
 
 
 def variadic(*numbers: int) -> None:
-    pass
+    """Stand for a job."""
 
 
 def variadic_by_name(**numbers: int) -> None:
-    pass
+    """Stand for a job."""
 
 
 def without_a_name(number: int, /) -> None:
-    pass
+    """Stand for a job."""
 
 
 async def supplied_behind(number: int, session: DbSession) -> None:
-    pass
+    """Stand for a job."""
 
 
 async def context_behind(number: int, *, context: JobContext) -> None:
-    pass
+    """Stand for a job."""
 
 
 def unknown_annotation(thing: object) -> None:
-    pass
+    """Stand for a job."""
 
 
 unknown_annotation.__annotations__["thing"] = "Elsewhere"
 
 
 def unreadable_annotation(thing: object) -> None:
-    pass
+    """Stand for a job."""
 
 
 unreadable_annotation.__annotations__["thing"] = "sys.no_such_name"
@@ -137,35 +143,37 @@ class Opaque:
 
 
 def opaque(thing: Opaque) -> None:
-    pass
+    """Stand for a job."""
 
 
 def of_a_request(request: Request) -> None:
-    pass
+    """Stand for a job."""
 
 
 async def current_user(request: Request) -> str:
+    """Stand for a job."""
     return request.url.path
 
 
 async def opened() -> AsyncIterator[int]:
+    """Stand for a job."""
     yield 1
 
 
 async def needs_a_request(user: Annotated[str, Depends(current_user)]) -> None:
-    pass
+    """Stand for a job."""
 
 
 async def needs_an_exit(number: int = Depends(opened)) -> None:
-    pass
+    """Stand for a job."""
 
 
 def in_thread(session: DbSession) -> None:
-    pass
+    """Stand for a job."""
 
 
 def context_and_session(context: JobContext, session: ReadDbSession) -> None:
-    pass
+    """Stand for a job."""
 
 
 REFUSED = [
@@ -238,14 +246,13 @@ def test_what_cannot_be_a_job_is_refused_with_the_fix(
 
 def test_a_thread_or_a_process_may_take_the_context() -> None:
     """A JobContext is plain data and travels everywhere."""
-
     for run_in in ("thread", "process"):
-        one = job(run_in=run_in)(takes_context)  # type: ignore[arg-type]  # a plain str
+        one = job(run_in=run_in)(takes_context)
         assert list(one.arguments.supplied) == ["context"]
 
 
 def takes_context(context: JobContext, number: int) -> None:
-    pass
+    """Stand for a job."""
 
 
 # Options
