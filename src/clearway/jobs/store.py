@@ -25,6 +25,12 @@ ALONE = 2
 
 ABSENT = frozenset({"3F000", "42P01"})  # no such schema, no such table
 _FORBIDDEN = frozenset({"42501", "25006"})  # not the rights, or a read-only server
+_FILES = {
+    # With the import, as code is: a loop does not wait for a disk.
+    file.name.removesuffix(".sql"): file.read_text(encoding="utf-8")
+    for file in resources.files(__package__).joinpath("sql").iterdir()
+    if file.name.endswith(".sql")
+}
 _FIX = "run what `clearway jobs sql` prints, by a role that may create a schema"
 
 
@@ -308,8 +314,7 @@ def _clause(name: str, schema: str) -> TextClause:
 
 
 def _read(name: str, schema: str) -> str:
-    sql = resources.files(__package__).joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
-    return sql.replace("{schema}", f'"{schema}"')
+    return _FILES[name].replace("{schema}", f'"{schema}"')
 
 
 def _keys(orders: Sequence[Order]) -> dict[str, list[Any]]:
