@@ -158,10 +158,13 @@ class Bell:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._loop = asyncio.get_running_loop()
         self._due = False
+        self._closed = False
         self._ringing: asyncio.Task[None] | None = None
 
     def ring(self) -> None:
-        """Wake them soon, from wherever a commit has happened."""
+        """Wake them soon, from wherever a commit has happened; a session may outlive us."""
+        if self._closed:
+            return
         self._due = True
         if self._ringing is None:
             # In a context of its own: the journey that committed is over, its deadline too.
@@ -171,9 +174,11 @@ class Bell:
 
     async def close(self) -> None:
         """Let the last ring end."""
-        if self._ringing is not None:
-            await asyncio.wait([self._ringing], timeout=_CLOSE_WITHIN)
-            self._ringing.cancel()
+        self._closed = True
+        ringing = self._ringing
+        if ringing is not None:
+            await asyncio.wait([ringing], timeout=_CLOSE_WITHIN)
+            ringing.cancel()
 
     async def _ring(self) -> None:
         try:
