@@ -127,15 +127,17 @@ class Outbox:
         return ids
 
     def _ring_after_commit(self, session: Session) -> None:
-        bell = self._bell
-        if bell is None or session.info.get(_MARK) is bell:
-            return
-        session.info[_MARK] = bell
+        if _MARK not in session.info:
+            event.listen(session, "after_commit", _committed)  # touchpoint: sqlalchemy-events
+        session.info[_MARK] = self._bell
 
-        def committed(session: Session) -> None:
-            bell.ring()
 
-        event.listen(session, "after_commit", committed)  # touchpoint: sqlalchemy-events
+def _committed(session: Session) -> None:
+    if session.in_nested_transaction():
+        return  # a savepoint was released, and its jobs may still be rolled back
+    bell, session.info[_MARK] = session.info[_MARK], None
+    if isinstance(bell, Bell):
+        bell.ring()
 
 
 def _origin(journey: Journey | None) -> dict[str, str | None]:
