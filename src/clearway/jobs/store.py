@@ -101,7 +101,7 @@ class Store:
             make: Make them where they are missing.
 
         Raises:
-            StoreUnfit: They are missing, and may not be made.
+            StoreUnfit: They are missing and may not be made, or may not be used.
         """
         version = await self._version(engine)
         if version == VERSION:
@@ -126,9 +126,16 @@ class Store:
                 version: int | None = result.scalar()
                 return version
         except DBAPIError as error:
-            if sqlstate(error) in ABSENT:
+            state = sqlstate(error)
+            if state in ABSENT:
                 return None
-            raise
+            if state not in _FORBIDDEN:
+                raise
+            raise StoreUnfit(
+                f"the tables of jobs in schema {self.schema!r} may not be used: {error.orig}",
+                fix="GRANT this role USAGE on the schema and its sequences, and SELECT, INSERT, "
+                "UPDATE and DELETE on its tables",
+            ) from error
 
     async def _make(self, engine: AsyncEngine) -> None:
         try:
