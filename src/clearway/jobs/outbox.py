@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from clearway.core.journey import Journey, current_journey
 from clearway.core.lane import Lane
-from clearway.errors import ClearwayError, DatabaseDown
+from clearway.errors import ClearwayError, DatabaseDown, ServerFull
 from clearway.jobs.store import Store
 from clearway.settings import JobSettings
 
@@ -76,7 +76,7 @@ class Outbox:
     async def open(self) -> None:
         """Make the tables if they are missing.
 
-        A server that is down now does not stop the start: the first enqueue tries again.
+        A server that is down or full now does not stop the start: the first enqueue tries again.
 
         Raises:
             StoreUnfit: The tables are missing, and may not be made.
@@ -85,7 +85,7 @@ class Outbox:
         self._bell = Bell(self.store, self._engine())
         try:
             await self.install()
-        except DatabaseDown as error:
+        except (DatabaseDown, ServerFull) as error:
             _log.warning("the tables of jobs were not looked at: %s", error.what)
 
     async def close(self) -> None:
