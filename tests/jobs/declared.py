@@ -38,11 +38,16 @@ async def look(context: JobContext, number: int) -> int:
     return number + context.attempt
 
 
+@job()
+async def say(words: str, times: int) -> None:
+    """Take a text."""
+
+
 @cron("0 3 * * *", timezone="Europe/Berlin", queue="nightly")
 async def report(days: int = 1) -> None:
     """Run by itself."""
 
 
-JOBS = {one.name: one for one in (note, render, archive, look, report)}
+JOBS = {one.name: one for one in (note, render, archive, look, say, report)}
 for _name in JOBS:
     del registry[_name]
