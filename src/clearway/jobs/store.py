@@ -24,7 +24,7 @@ ALONE = 2
 """Crashes from which on a job has no neighbour in its process."""
 
 ABSENT = frozenset({"3F000", "42P01"})  # no such schema, no such table
-_FORBIDDEN = frozenset({"42501", "25006"})  # not the rights, or a read-only server
+FORBIDDEN = frozenset({"42501", "25006"})  # not the rights, or a read-only server
 _FILES = {
     # With the import, as code is: a loop does not wait for a disk.
     file.name.removesuffix(".sql"): file.read_text(encoding="utf-8")
@@ -129,13 +129,17 @@ class Store:
             state = sqlstate(error)
             if state in ABSENT:
                 return None
-            if state not in _FORBIDDEN:
+            if state not in FORBIDDEN:
                 raise
-            raise StoreUnfit(
-                f"the tables of jobs in schema {self.schema!r} may not be used: {error.orig}",
-                fix="GRANT this role USAGE on the schema and its sequences, and SELECT, INSERT, "
-                "UPDATE and DELETE on its tables",
-            ) from error
+            raise self.forbidden(error) from error
+
+    def forbidden(self, error: DBAPIError) -> StoreUnfit:
+        """Return what it means that the tables are there and this role may not use them."""
+        return StoreUnfit(
+            f"the tables of jobs in schema {self.schema!r} may not be used: {error.orig}",
+            fix="GRANT this role USAGE on the schema and its sequences, and SELECT, INSERT, "
+            "UPDATE and DELETE on its tables",
+        )
 
     async def _make(self, engine: AsyncEngine) -> None:
         try:
@@ -145,7 +149,7 @@ class Store:
                 for statement in statements(self.schema):
                     await connection.exec_driver_sql(statement)
         except DBAPIError as error:
-            if sqlstate(error) not in _FORBIDDEN:
+            if sqlstate(error) not in FORBIDDEN:
                 raise
             raise StoreUnfit(
                 f"the tables of jobs cannot be made in schema {self.schema!r}: {error.orig}",
