@@ -482,6 +482,6 @@ def test_no_command_is_answered_with_those_that_are_there(
     """Whoever types too little sees what there is."""
     answer = clearway("jobs", *arguments, cwd=tmp_path)
 
-    assert answer.returncode == 2
+    assert answer.returncode in {0, 2}  # click answers 0 before 8.2
     for name in ("list", "run") if arguments else ("list", "failed", "show", "retry", "sql"):
         assert f" {name} " in answer.stdout + answer.stderr
