@@ -29,6 +29,7 @@ check: $(READY) ## Look for mistakes without running anything
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/basedpyright
 
 bench: $(READY) ## Measure every question in bench/
 	@for name in overhead offload log_call jobs; do \

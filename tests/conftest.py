@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
 from clearway.dev.postgres import EmbeddedPostgres
+from clearway.jobs.job import Job, registry
 
 # How fast the machine draws inputs is nothing to fail a test for: the first draw of text in a
 # fresh clone builds Unicode's tables, which has taken longer than hypothesis allows.
@@ -53,6 +55,16 @@ def _nothing_of_ours_blocks_the_loop() -> Iterator[None]:
             for file, name in _MAY_BLOCK:
                 function.can_block_in(file, name)
         yield
+
+
+@pytest.fixture(autouse=True)
+def undeclared() -> Iterator[dict[str, Job[..., ..., Any]]]:
+    """Return the registry of jobs, empty: what other tests have imported declares nothing here."""
+    before = dict(registry)
+    registry.clear()
+    yield registry
+    registry.clear()
+    registry.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 from clearway import Clearway, DbSession, JobContext, Settings, current_journey, get_logger, job
+from clearway.jobs.job import registry
 
 DDL = "create table effect (id serial primary key, note text not null)"
 
@@ -182,3 +183,7 @@ async def slow(session: DbSession, note: str) -> None:
 async def leaving() -> None:
     """End the process, or try to."""
     raise SystemExit(3)
+
+
+JOBS = {name: one for name, one in registry.items() if one.fn.__module__ == __name__}
+"""What is declared here; a test puts it into the registry, which others must find empty."""

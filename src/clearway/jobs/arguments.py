@@ -8,7 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NotRequired
 
 from fastapi.params import Depends
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    PydanticUndefinedAnnotation,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import ErrorDetails, PydanticSerializationError
 from typing_extensions import TypedDict
 
@@ -16,6 +22,7 @@ from clearway.errors import JobArgumentsInvalid, JobDeclarationInvalid
 from clearway.jobs.context import JobContext
 
 _VARIADIC = frozenset({inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD})
+_UNNAMED = _VARIADIC | {inspect.Parameter.POSITIONAL_ONLY}
 _CONFIG = ConfigDict(
     extra="forbid", ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="strings"
 )
@@ -60,7 +67,11 @@ class Arguments:
             bound = self._signature.bind(*args, **kwargs)
             bound.apply_defaults()
             checked = self._adapter.validate_python(bound.arguments)
-            return self._adapter.dump_json(checked).decode()
+            # With what a model calls its fields in JSON, and without what it computes.
+            text = self._adapter.dump_json(checked, by_alias=True, round_trip=True).decode()
+            # What cannot be read again would fail in the worker, where nobody looks.
+            self._adapter.validate_json(text)
+            return text
         except TypeError as error:
             raise self._misfit(str(error)) from None
         except ValidationError as error:
@@ -94,6 +105,10 @@ def _hints(fn: Callable[..., object], name: str) -> dict[str, Any]:
             f"job {name}: its annotations name {error.name!r}, which its module does not have",
             fix="import it outside of `if TYPE_CHECKING:`",
         ) from error
+    except (AttributeError, TypeError, SyntaxError) as error:
+        raise JobDeclarationInvalid(
+            f"job {name}: its annotations cannot be read: {error}", fix=_TYPES_FIX
+        ) from error
 
 
 def _supplied(
@@ -102,10 +117,10 @@ def _supplied(
     """Return what the worker supplies; it comes first, so that types can tell it apart."""
     own: str | None = None
     for key, parameter in parameters.items():
-        if parameter.kind in _VARIADIC:
+        if parameter.kind in _UNNAMED:
             raise JobDeclarationInvalid(
-                f"job {name}: {parameter} cannot be validated",
-                fix="name each parameter, or take one dict",
+                f"job {name}: {parameter} ({parameter.kind.description}) has no name to travel by",
+                fix="name each parameter, or take one dict; leave out the `/`",
             )
         source = _source(hints.get(key), parameter.default)
         if source is None:
@@ -155,9 +170,13 @@ def _adapter(fields: dict[str, Any], name: str) -> TypeAdapter[dict[str, Any]]:
     make: Any = TypedDict  # as a call with what only the signature knows
     try:
         shape = make(name, fields)
-        shape.__pydantic_config__ = _CONFIG
-        return TypeAdapter(shape)
-    except PydanticUserError as error:
+        shape.__pydantic_config__ = _CONFIG  # counts for reading
+        # Writing goes by the adapter's own, which pydantic refuses for a bare TypedDict.
+        adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(shape | None, config=_CONFIG)
+        if not getattr(adapter, "pydantic_complete", True):  # since pydantic 2.10 put off
+            adapter.rebuild(raise_errors=True)
+        return adapter
+    except (PydanticUserError, PydanticUndefinedAnnotation) as error:
         reason = str(error).partition("\n")[0]
         raise JobDeclarationInvalid(
             f"job {name}: its arguments cannot be validated: {reason}", fix=_TYPES_FIX

@@ -10,6 +10,8 @@ from cronsim import CronSim, CronSimError
 
 from clearway.errors import JobDeclarationInvalid
 
+_SHORTEST_LATE = 5.0  # workers look every second
+_LONGEST_LATE = 2_592_000.0  # for 30 days the store remembers which moments were enqueued
 _MOST_SLOTS = 100_000  # a slot every second, for a day: more is not walked in one look
 
 
@@ -22,11 +24,12 @@ class Schedule:
         timezone: A name of the IANA database. Where clocks change, a job that is due at an
             hour that does not exist runs right after the gap, and one at an hour that comes
             twice runs once, as with Debian's cron.
-        late: Seconds after its moment for which a missed run is made up for; of several that
-            were missed only the last is.
+        late: Seconds after its moment for which a missed run is made up for, 5 to 2,592,000; of
+            several that were missed only the last is.
 
     Raises:
-        JobDeclarationInvalid: The expression or the time zone cannot be understood.
+        JobDeclarationInvalid: The expression or the time zone cannot be understood, or `late`
+            is out of its bounds.
     """
 
     expression: str
@@ -49,6 +52,11 @@ class Schedule:
                 fix="name it as in the IANA database, such as Europe/Berlin; where the machine "
                 "has none, pip install tzdata",
             ) from error
+        if not _SHORTEST_LATE <= self.late <= _LONGEST_LATE:
+            raise JobDeclarationInvalid(
+                f"the schedule {self.expression!r} has late={self.late}",
+                fix=f"late is {_SHORTEST_LATE:g} to {_LONGEST_LATE:g} seconds",
+            )
 
     def last_between(self, after: datetime, until: datetime) -> datetime | None:
         """Return the last moment in (after, until], None where there is none.

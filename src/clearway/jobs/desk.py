@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from clearway.db import Database
 from clearway.db.faults import sqlstate
 from clearway.errors import DatabaseUrlMissing, NoSuchJob, StoreUnfit
-from clearway.jobs.store import ABSENT, Store
+from clearway.jobs.store import ABSENT, FORBIDDEN, Store
 from clearway.settings import Settings
 
 Row = Mapping[str, Any]
@@ -117,7 +117,10 @@ class Desk:
         try:
             return await self._store.rows(on, which, **values)
         except DBAPIError as error:
-            if sqlstate(error) not in ABSENT:
+            state = sqlstate(error)
+            if state in FORBIDDEN:
+                raise self._store.forbidden(error) from None
+            if state not in ABSENT:
                 raise
             raise StoreUnfit(
                 f"there are no tables of jobs in schema {self._store.schema!r}",

@@ -57,6 +57,7 @@ Window = Literal["pending", "minute", "hour", "day"]
 
 _WINDOWS = {"pending": None, "minute": 60, "hour": 3600, "day": 86_400}
 _LONGEST_KEY = 200
+_LONGEST_DELAY = 10 * 366 * 86_400.0
 
 registry: dict[str, Job[..., ..., Any]] = {}
 """Every job that this process has declared, by its name."""
@@ -170,26 +171,30 @@ class Job(Generic[F, P, R]):
         """Return this job with other options for what is enqueued through it.
 
         Args:
-            delay: Seconds (or a timedelta) from now before which it does not run.
+            delay: Seconds (or a timedelta) from now before which it does not run, at most ten
+                years.
             queue: The queue to go by.
             unique: While one with the same arguments waits or runs (`pending`), or in the same
                 `minute`, `hour` or `day` (UTC), another is not enqueued: `enqueue` returns
                 the id of the first.
-            key: Stands for the arguments in that, at most 200 characters.
+            key: Stands for the arguments in that, 1 to 200 characters.
 
         Raises:
             JobArgumentsInvalid: An option is none of these.
         """
         seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
-        if seconds < 0 or (unique is not None and unique not in _WINDOWS):
+        known = unique is None or unique in _WINDOWS
+        if not 0 <= seconds <= _LONGEST_DELAY or not known:  # not a number is none of these, too
             raise JobArgumentsInvalid(
                 f"job {self.name}: options(delay={delay!r}, unique={unique!r})",
-                fix=f"delay is 0 or more, unique one of {', '.join(_WINDOWS)}",
+                fix="delay is 0 seconds or more and ten years at most, unique one of "
+                f"{', '.join(_WINDOWS)}",
             )
-        if key is not None and (unique is None or not 0 < len(key) <= _LONGEST_KEY):
+        if key is not None and (unique is None or not _is_key(key)):
             raise JobArgumentsInvalid(
-                f"job {self.name}: options(key={key!r}) without unique, or too long",
-                fix=f"key goes with unique, and has 1 to {_LONGEST_KEY} characters",
+                f"job {self.name}: options(key={key!r}) without unique, or no key",
+                fix=f"key goes with unique, and has 1 to {_LONGEST_KEY} characters that "
+                "PostgreSQL can store: no NUL",
             )
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
@@ -318,7 +323,7 @@ def cron(
     Args:
         expression: As in crontab(5): minute, hour, day, month, weekday.
         timezone: A name of the IANA database.
-        late: Seconds for which a missed moment is made up for.
+        late: Seconds for which a missed moment is made up for, 5 to 2,592,000.
         retries: As for `job`.
         backoff: As for `job`.
         timeout: As for `job`.
@@ -370,6 +375,12 @@ def resources_of(jobs: Iterable[Job[..., ..., Any]]) -> dict[Resource[Any], str]
 def _declared(declared: Job[..., ..., Any]) -> Job[..., ..., Any]:
     registry[declared.name] = declared
     return declared
+
+
+def _is_key(key: str) -> bool:
+    """Say whether a text can stand for the arguments; PostgreSQL stores no NUL or surrogate."""
+    whole = key.encode("utf-8", "ignore").decode() == key
+    return whole and "\0" not in key and 0 < len(key) <= _LONGEST_KEY
 
 
 def _name(fn: Callable[..., object]) -> str:

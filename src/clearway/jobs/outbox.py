@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from clearway.core.journey import Journey, current_journey
 from clearway.core.lane import Lane
-from clearway.errors import ClearwayError, DatabaseDown
+from clearway.errors import ClearwayError, DatabaseDown, ServerFull
 from clearway.jobs.store import Store
 from clearway.settings import JobSettings
 
@@ -76,7 +76,7 @@ class Outbox:
     async def open(self) -> None:
         """Make the tables if they are missing.
 
-        A server that is down now does not stop the start: the first enqueue tries again.
+        A server that is down or full now does not stop the start: the first enqueue tries again.
 
         Raises:
             StoreUnfit: The tables are missing, and may not be made.
@@ -85,7 +85,7 @@ class Outbox:
         self._bell = Bell(self.store, self._engine())
         try:
             await self.install()
-        except DatabaseDown as error:
+        except (DatabaseDown, ServerFull) as error:
             _log.warning("the tables of jobs were not looked at: %s", error.what)
 
     async def close(self) -> None:
@@ -127,15 +127,17 @@ class Outbox:
         return ids
 
     def _ring_after_commit(self, session: Session) -> None:
-        bell = self._bell
-        if bell is None or session.info.get(_MARK) is bell:
-            return
-        session.info[_MARK] = bell
+        if _MARK not in session.info:
+            event.listen(session, "after_commit", _committed)  # touchpoint: sqlalchemy-events
+        session.info[_MARK] = self._bell
 
-        def committed(session: Session) -> None:
-            bell.ring()
 
-        event.listen(session, "after_commit", committed)  # touchpoint: sqlalchemy-events
+def _committed(session: Session) -> None:
+    if session.in_nested_transaction():
+        return  # a savepoint was released, and its jobs may still be rolled back
+    bell, session.info[_MARK] = session.info[_MARK], None
+    if isinstance(bell, Bell):
+        bell.ring()
 
 
 def _origin(journey: Journey | None) -> dict[str, str | None]:
@@ -158,10 +160,13 @@ class Bell:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._loop = asyncio.get_running_loop()
         self._due = False
+        self._closed = False
         self._ringing: asyncio.Task[None] | None = None
 
     def ring(self) -> None:
-        """Wake them soon, from wherever a commit has happened."""
+        """Wake them soon, from wherever a commit has happened; a session may outlive us."""
+        if self._closed:
+            return
         self._due = True
         if self._ringing is None:
             # In a context of its own: the journey that committed is over, its deadline too.
@@ -171,7 +176,9 @@ class Bell:
 
     async def close(self) -> None:
         """Let the last ring end."""
-        if (ringing := self._ringing) is not None:
+        self._closed = True
+        ringing = self._ringing
+        if ringing is not None:
             await asyncio.wait([ringing], timeout=_CLOSE_WITHIN)
             ringing.cancel()
 

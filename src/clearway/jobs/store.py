@@ -24,7 +24,13 @@ ALONE = 2
 """Crashes from which on a job has no neighbour in its process."""
 
 ABSENT = frozenset({"3F000", "42P01"})  # no such schema, no such table
-_FORBIDDEN = frozenset({"42501", "25006"})  # not the rights, or a read-only server
+FORBIDDEN = frozenset({"42501", "25006"})  # not the rights, or a read-only server
+_FILES = {
+    # With the import, as code is: a loop does not wait for a disk.
+    file.name.removesuffix(".sql"): file.read_text(encoding="utf-8")
+    for file in resources.files(__package__).joinpath("sql").iterdir()
+    if file.name.endswith(".sql")
+}
 _FIX = "run what `clearway jobs sql` prints, by a role that may create a schema"
 
 
@@ -95,7 +101,7 @@ class Store:
             make: Make them where they are missing.
 
         Raises:
-            StoreUnfit: They are missing, and may not be made.
+            StoreUnfit: They are missing and may not be made, or may not be used.
         """
         version = await self._version(engine)
         if version == VERSION:
@@ -120,9 +126,20 @@ class Store:
                 version: int | None = result.scalar()
                 return version
         except DBAPIError as error:
-            if sqlstate(error) in ABSENT:
+            state = sqlstate(error)
+            if state in ABSENT:
                 return None
-            raise
+            if state not in FORBIDDEN:
+                raise
+            raise self.forbidden(error) from error
+
+    def forbidden(self, error: DBAPIError) -> StoreUnfit:
+        """Return what it means that the tables are there and this role may not use them."""
+        return StoreUnfit(
+            f"the tables of jobs in schema {self.schema!r} may not be used: {error.orig}",
+            fix="GRANT this role USAGE on the schema and its sequences, and SELECT, INSERT, "
+            "UPDATE and DELETE on its tables",
+        )
 
     async def _make(self, engine: AsyncEngine) -> None:
         try:
@@ -132,7 +149,7 @@ class Store:
                 for statement in statements(self.schema):
                     await connection.exec_driver_sql(statement)
         except DBAPIError as error:
-            if sqlstate(error) not in _FORBIDDEN:
+            if sqlstate(error) not in FORBIDDEN:
                 raise
             raise StoreUnfit(
                 f"the tables of jobs cannot be made in schema {self.schema!r}: {error.orig}",
@@ -266,8 +283,10 @@ class Store:
         return [(row.id, row.name) for row in result]
 
     async def clean(self, on: Executes, *, keep_done: float, keep_failed: float) -> None:
-        """Throw away what has been kept for long enough, in seconds."""
-        await self._run(on, "clean", keep_done=keep_done, keep_failed=keep_failed)
+        """Throw away what has been kept for long enough, in seconds; other services keep theirs."""
+        await self._run(
+            on, "clean", service=self.service, keep_done=keep_done, keep_failed=keep_failed
+        )
 
     async def notify(self, on: Executes) -> None:
         """Say that there may be work."""
@@ -298,20 +317,16 @@ def statements(schema: str) -> list[str]:
 
 def schema_sql(schema: str) -> str:
     """Return the same as one script, for a person or a migration."""
-    return _FILES["schema"].replace("{schema}", f'"{schema}"')
+    return _read("schema", schema)
 
 
 @functools.cache
 def _clause(name: str, schema: str) -> TextClause:
-    return text(_FILES[name].replace("{schema}", f'"{schema}"'))
+    return text(_read(name, schema))
 
 
-# Read with the module: by the time that one is asked for, a loop is running.
-_FILES = {
-    file.name.removesuffix(".sql"): file.read_text(encoding="utf-8")
-    for file in resources.files(__package__).joinpath("sql").iterdir()
-    if file.name.endswith(".sql")
-}
+def _read(name: str, schema: str) -> str:
+    return _FILES[name].replace("{schema}", f'"{schema}"')
 
 
 def _keys(orders: Sequence[Order]) -> dict[str, list[Any]]:

@@ -9,6 +9,7 @@ ORDER BY 2
 ON CONFLICT (service, name) DO UPDATE SET
     queue = excluded.queue, body = excluded.body, timezone = excluded.timezone,
     first_seen = CASE
-        WHEN n.schedule IS DISTINCT FROM excluded.schedule THEN now() ELSE n.first_seen END,
+        WHEN (n.schedule, n.timezone) IS DISTINCT FROM (excluded.schedule, excluded.timezone)
+        THEN now() ELSE n.first_seen END,
     schedule = excluded.schedule, last_seen = now()
 RETURNING name, first_seen, now() AS now

@@ -1,16 +1,19 @@
--- Throw away what has been kept for long enough.
+-- Throw away what this service has kept for long enough.
 WITH done AS (
     DELETE FROM {schema}.jobs_done WHERE id IN (
         SELECT id FROM {schema}.jobs_done
-        WHERE finished_at < now() - make_interval(secs => CAST(:keep_done AS double precision))
+        WHERE service = CAST(:service AS text)
+            AND finished_at < now() - make_interval(secs => CAST(:keep_done AS double precision))
         ORDER BY finished_at LIMIT 5000
     )
 ),
 failed AS (
     DELETE FROM {schema}.jobs_failed
-    WHERE failed_at < now() - make_interval(secs => CAST(:keep_failed AS double precision))
+    WHERE service = CAST(:service AS text)
+        AND failed_at < now() - make_interval(secs => CAST(:keep_failed AS double precision))
 ),
 keys AS (
-    DELETE FROM {schema}.job_keys WHERE ends < now()
+    DELETE FROM {schema}.job_keys WHERE service = CAST(:service AS text) AND ends < now()
 )
-DELETE FROM {schema}.cron_slots WHERE slot < now() - interval '30 days'
+DELETE FROM {schema}.cron_slots
+WHERE service = CAST(:service AS text) AND slot < now() - interval '31 days'

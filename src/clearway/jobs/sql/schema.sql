@@ -43,7 +43,7 @@ CREATE TABLE IF NOT EXISTS {schema}.jobs_done (
     request_id text
 );
 
-CREATE INDEX IF NOT EXISTS jobs_done_finished ON {schema}.jobs_done (finished_at);
+CREATE INDEX IF NOT EXISTS jobs_done_finished ON {schema}.jobs_done (service, finished_at);
 
 -- The failure queue: nothing leaves it but by a person, or after jobs.keep_failed.
 CREATE TABLE IF NOT EXISTS {schema}.jobs_failed (
