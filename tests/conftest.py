@@ -12,7 +12,8 @@ from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
 from clearway.dev.postgres import EmbeddedPostgres
-from clearway.jobs.job import Job, registry
+from clearway.jobs.declare import registry
+from clearway.jobs.job import Job
 
 # How fast the machine draws inputs is nothing to fail a test for: the first draw of text in a
 # fresh clone builds Unicode's tables, which has taken longer than hypothesis allows.

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from clearway.db import Database
-    from clearway.jobs.manifest import Manifest
     from clearway.jobs.outbox import Outbox
     from clearway.jobs.slots import Slots
+    from clearway.jobs.worker.manifest import Manifest
     from clearway.logs import Logs
 
 WORKER_LOGS = "clearway.logs.setup:configure_worker"
@@ -200,9 +200,9 @@ class Clearway:
             ResourceFailed: A resource that a job takes could not be opened.
         """
         from clearway.jobs.attempt import Surroundings
-        from clearway.jobs.job import checked, registry, resources_of
-        from clearway.jobs.manifest import Manifest
+        from clearway.jobs.declare import checked, registry, resources_of
         from clearway.jobs.slots import Slots
+        from clearway.jobs.worker.manifest import Manifest
 
         if self._outbox is None:
             raise DatabaseUrlMissing(
@@ -332,7 +332,7 @@ class Clearway:
     async def _open_jobs(self) -> None:
         if "clearway.jobs" not in sys.modules or not self.settings.jobs.enabled:
             return
-        from clearway.jobs.job import registry
+        from clearway.jobs.declare import registry
         from clearway.jobs.outbox import Outbox
 
         database = self._db

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 from clearway import Clearway, DbSession, JobContext, Settings, current_journey, get_logger, job
-from clearway.jobs.job import registry
+from clearway.jobs.declare import registry
 
 DDL = "create table effect (id serial primary key, note text not null)"
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from apps import works as works_app
 from clearway.dev.postgres import EmbeddedPostgres
-from clearway.jobs.job import registry
+from clearway.jobs.declare import registry
 from clearway.jobs.store import Store
 from jobs import declared
 from support.worker import Works

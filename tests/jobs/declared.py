@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from clearway import JobContext, cron, job
-from clearway.jobs.job import registry
+from clearway.jobs.declare import registry
 
 
 class Invoice(BaseModel):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from clearway import JobContext, cron
 from clearway.errors import JobDeclarationInvalid
 from clearway.jobs.cron import Schedule
-from clearway.jobs.job import checked
+from clearway.jobs.declare import checked
 
 BERLIN = ZoneInfo("Europe/Berlin")
 

@@ -18,7 +18,7 @@ from fastapi import FastAPI, HTTPException, Response
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from clearway import Clearway, DbSession, Settings
+from clearway import Clearway, DbSession, ReadDbSession, Settings
 from clearway.dev.postgres import EmbeddedPostgres
 from clearway.errors import JobArgumentsInvalid, NotOpen, StoreUnfit
 from clearway.jobs.store import Store, statements
@@ -181,6 +181,21 @@ async def test_a_session_of_the_users_own_is_as_good(table: str) -> None:
     await engine.dispose()
 
     assert [row["arguments"] for row in await jobs_in(table)] == ['{"number":2}']
+
+
+async def test_a_read_session_takes_no_job(table: str) -> None:
+    """It has no transaction: the job would be there whatever becomes of the request."""
+    app = FastAPI()
+
+    @app.post("/")
+    async def create(session: ReadDbSession) -> None:
+        await note.enqueue(session, 1)
+
+    road_to(table, app)
+    async with serving(app) as client:
+        answer = await client.post("/")
+        assert (answer.status_code, answer.json()["code"]) == (500, "CW231")
+        assert await jobs_in(table) == []
 
 
 async def test_a_savepoint_that_is_rolled_back_takes_its_job_with_it(table: str) -> None:

@@ -17,7 +17,7 @@ from fastapi import Depends, Request
 
 from clearway import DbSession, Job, JobContext, ReadDbSession, job
 from clearway.errors import JobArgumentsInvalid, JobDeclarationInvalid
-from clearway.jobs.job import checked
+from clearway.jobs.declare import checked
 from clearway.offload.processes import Processes
 from clearway.offload.threads import Threads
 from clearway.settings import OffloadSettings

@@ -305,7 +305,7 @@ async def test_a_lease_is_renewed(on: AsyncConnection) -> None:
 
 
 async def test_a_renewal_waits_for_no_lock(engine: AsyncEngine, on: AsyncConnection) -> None:
-    """A run that is about to complete holds its row; the leases beside it are renewed, none lost."""
+    """A run that is about to complete holds its row; leases beside it are renewed, none lost."""
     completing, beside = await enqueue(on, 2)
     orders = await claim(on)
     await expire(on)

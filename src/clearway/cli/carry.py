@@ -20,7 +20,7 @@ from clearway.app import Clearway
 from clearway.cli import discovery, failure
 from clearway.cli.discovery import Found
 from clearway.errors import AppNotFound, StartError
-from clearway.jobs.channel import Channel
+from clearway.jobs.worker.channel import Channel
 from clearway.offload.lifeline import die_with, leave_stopping_to_the_parent
 from clearway.web.join import road_of
 

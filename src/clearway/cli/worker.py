@@ -37,7 +37,7 @@ def worker(
     app_dir: AppDir = Path(),
 ) -> None:
     """Run an application's jobs until SIGTERM or Ctrl-C, then finish what has begun."""
-    from clearway.jobs.worker import work  # not above: it needs packages that `run` does not
+    from clearway.jobs.worker.run import work  # not above: it needs packages that `run` does not
 
     # To the process with the application, whose settings count.
     if queues is not None:

@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 
 from clearway.core.journey import Journey, current_journey
 from clearway.core.lane import Lane
-from clearway.errors import ClearwayError, DatabaseDown, ServerFull
+from clearway.db import AsyncReadSession
+from clearway.errors import ClearwayError, DatabaseDown, ReadOnlySession, ServerFull
 from clearway.jobs.store import Store
 from clearway.settings import JobSettings
 
@@ -111,6 +112,12 @@ class Outbox:
         """Put calls into the session's transaction; see `Job.enqueue_many`."""
         if not calls:
             return []
+        if isinstance(session, AsyncReadSession):
+            raise ReadOnlySession(
+                f"job {calls[0].name} was enqueued through a read session, which has no "
+                "transaction that it could be part of",
+                fix="take a DbSession where you enqueue",
+            )
         if not self._installed:
             await self.install()
         columns: dict[str, list[Any]] = {

@@ -13,9 +13,9 @@ from uuid import UUID
 from clearway.core.journey import travelling
 from clearway.core.lane import Lane
 from clearway.jobs.attempt import SETTLE_WITHIN, Attempt, Ending, Surroundings
-from clearway.jobs.channel import Channel
 from clearway.jobs.job import Job
 from clearway.jobs.store import Order
+from clearway.jobs.worker.channel import Channel
 
 _log = logging.getLogger("clearway.jobs")
 

@@ -9,24 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from clearway.jobs.carrier import Carrier, CarrierFailed
-from clearway.jobs.claims import Claim, Claims
-from clearway.jobs.contact import LOST, Contact
-from clearway.jobs.manifest import Manifest
 from clearway.jobs.store import Order, Store
-from clearway.jobs.upkeep import EVERY, Upkeep
+from clearway.jobs.worker.carrier import Carrier, CarrierFailed
+from clearway.jobs.worker.claims import Claim, Claims
+from clearway.jobs.worker.contact import LOST, Contact
+from clearway.jobs.worker.manifest import Manifest
+from clearway.jobs.worker.upkeep import EVERY, Upkeep
 
 _log = logging.getLogger("clearway.jobs")
 
-_STOPPING = (signal.SIGTERM, signal.SIGINT)
 _MOST = 500  # jobs in one claim
 _OVERDUE_EVERY = 0.5  # seconds between two looks for runs past their time
 _EAR_PAUSE = 1.0  # seconds before listening again
@@ -37,56 +35,6 @@ _LONGEST_PAUSE = 30.0
 # Shares of ops.shutdown_within: for jobs to end, for those that are given up to end, for writing
 # how they ended (the database may be away), and for the application's own shutdown.
 _FINISH, _GIVE_UP, _WRITE, _CLOSE = 0.6, 0.08, 0.12, 0.2
-
-
-async def work(command: Sequence[str]) -> int:
-    """Run jobs until SIGTERM or SIGINT; return the exit code.
-
-    Args:
-        command: Starts the process with the application; see `Carrier`.
-    """
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    for number in _STOPPING:
-        loop.add_signal_handler(number, stopped.set)  # touchpoint: worker-stop
-    carrier = Carrier(command)
-    starting = asyncio.create_task(carrier.start())
-    stop = asyncio.create_task(stopped.wait())
-    await asyncio.wait({starting, stop}, return_when=asyncio.FIRST_COMPLETED)
-    stop.cancel()
-    if not starting.done():
-        starting.cancel()
-        await asyncio.wait({starting})
-        return 0
-    try:
-        manifest = starting.result()
-    except CarrierFailed:
-        return 1  # its own process has said why
-    async with _logs(manifest):
-        worker = Worker(command, manifest)
-        for number in _STOPPING:
-            loop.add_signal_handler(number, worker.stop)  # touchpoint: worker-stop
-        await worker.run(carrier)
-    return 0
-
-
-@asynccontextmanager
-async def _logs(manifest: Manifest) -> AsyncIterator[None]:
-    """Write into the application's stream, as it does; else plainly to stderr."""
-    if manifest.logs is None:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-        yield
-        return
-    from clearway.logs import Logs  # not above: it needs packages of its own
-
-    logs = Logs(manifest.service, manifest.logs.model_copy(update={"take_over": "on"}))
-    await logs.open()
-    try:
-        _log.info("worker open", extra={"jobs": len(manifest.terms)})
-        yield
-        _log.info("worker closed")
-    finally:
-        await logs.close()
 
 
 class Worker:

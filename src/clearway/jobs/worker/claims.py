@@ -15,10 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clearway.jobs import retry
 from clearway.jobs.attempt import Ending
-from clearway.jobs.carrier import Answer, Carrier
-from clearway.jobs.contact import Contact
-from clearway.jobs.manifest import Terms
 from clearway.jobs.store import Order, Store
+from clearway.jobs.worker.carrier import Answer, Carrier
+from clearway.jobs.worker.contact import Contact
+from clearway.jobs.worker.manifest import Terms
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from clearway.jobs.channel import Channel
-from clearway.jobs.manifest import Manifest
 from clearway.jobs.store import Order
+from clearway.jobs.worker.channel import Channel
+from clearway.jobs.worker.manifest import Manifest
 from clearway.offload.obituary import advice, cause, oom_kills
 
 START_WITHIN = 60.0

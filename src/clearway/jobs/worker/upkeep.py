@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from clearway.jobs.contact import LOST, Contact
-from clearway.jobs.manifest import Terms
 from clearway.jobs.store import Store
+from clearway.jobs.worker.contact import LOST, Contact
+from clearway.jobs.worker.manifest import Terms
 from clearway.settings import JobSettings
 
 _log = logging.getLogger("clearway.jobs")

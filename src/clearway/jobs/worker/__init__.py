@@ -1,0 +1,1 @@
+"""The worker: the process that holds the leases has nothing of the application in it."""
