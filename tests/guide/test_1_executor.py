@@ -1,4 +1,4 @@
-"""Recipe 1, `run_in_executor(ThreadPoolExecutor(8), cpu_bound)`: who answers meanwhile?"""
+"""Recipe 1, `run_in_executor(ThreadPoolExecutor(8), cpu_bound)`, and who is answered meanwhile."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import httpx2
 import pytest
@@ -28,25 +29,43 @@ async def client_of(service: Service) -> AsyncIterator[httpx2.AsyncClient]:
         yield client
 
 
-async def answered_meanwhile(client: httpx2.AsyncClient) -> int:
-    """Return how many pings were answered in the middle half of one calculation."""
+@dataclass(frozen=True)
+class Calculation:
+    """One calculation as its client saw it.
+
+    Attributes:
+        lasted: Seconds from the request to its answer.
+        meanwhile: Other requests that were answered in the middle half of that time.
+        timing: The answer's Server-Timing.
+    """
+
+    lasted: float
+    meanwhile: int
+    timing: str
+
+
+async def calculation(client: httpx2.AsyncClient) -> Calculation:
+    """Have one calculated, and ask for something else all the while."""
     answered: list[float] = []
     begun = time.monotonic()
-    calculation = asyncio.create_task(client.get(CALCULATE))
-    while not calculation.done():
+    request = asyncio.create_task(client.get(CALCULATE))
+    while not request.done():
         assert (await client.get("/ping")).json() == "pong"
         answered.append(time.monotonic())
         await asyncio.sleep(0.005)
-    assert (await calculation).json() == {"result": 4_999_999_950_000_000}
     lasted = time.monotonic() - begun
-    return sum(begun + lasted / 4 < moment < begun + lasted * 3 / 4 for moment in answered)
+    answer = await request
+    assert answer.json() == {"result": 4_999_999_950_000_000}
+    middle = (begun + lasted / 4, begun + lasted * 3 / 4)
+    meanwhile = sum(middle[0] < moment < middle[1] for moment in answered)
+    return Calculation(lasted, meanwhile, answer.headers.get("server-timing", ""))
 
 
 async def test_the_recipe_stops_everybody_while_a_thread_computes() -> None:
     """One thread of eight computes in a call that keeps the GIL: nobody else has an answer."""
     with RECIPE.served("before") as service:
         async with client_of(service) as client:
-            assert await answered_meanwhile(client) == 0
+            assert (await calculation(client)).meanwhile == 0
 
 
 async def test_the_line_alone_says_how_long_the_request_took() -> None:
@@ -55,21 +74,19 @@ async def test_the_line_alone_says_how_long_the_request_took() -> None:
 
     with RECIPE.served("observed", FASTAPI_ENV="development") as service:
         async with client_of(service) as client:
-            begun = time.monotonic()
-            answer = await client.get(CALCULATE)
-            lasted = time.monotonic() - begun
+            seen = await calculation(client)
             lane = (await client.get("/lanes")).json()["requests"]
-            assert await answered_meanwhile(client) == 0, "it looks on, and changes nothing"
-    total = float(answer.headers["server-timing"].removeprefix("total;dur=")) / 1000
-    assert lasted / 2 < total <= lasted
-    assert lasted / 2 < lane["longest_hold"] <= lasted
+    assert seen.meanwhile == 0, "it looks on, and changes nothing"
+    total = float(seen.timing.removeprefix("total;dur=")) / 1000
+    assert seen.lasted / 2 < total <= seen.lasted
+    assert seen.lasted / 2 < lane["longest_hold"] <= seen.lasted
 
 
 async def test_with_offload_everybody_is_answered_meanwhile() -> None:
     """The same function in a process: pings go on; beyond its time it is killed, a 504."""
     with RECIPE.served("after") as service:
         async with client_of(service) as client:
-            assert await answered_meanwhile(client) >= 3
+            assert (await calculation(client)).meanwhile >= 3
             late = await client.get("/calculate/1000000000000", params={"within": 0.2})
             assert (late.status_code, late.json()["code"]) == (504, "CW401")
             assert (await client.get("/calculate/4")).json() == {"result": 6}

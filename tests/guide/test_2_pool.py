@@ -1,4 +1,4 @@
-"""Recipe 2, `create_async_engine(pool_size=..., pool_pre_ping=True)`: what does a request cost?"""
+"""Recipe 2, `create_async_engine(pool_size=..., pool_pre_ping=True)`, and what it costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipe 3, `yield session; await session.commit()`: what does a 201 say?"""
+"""Recipe 3, `yield session; await session.commit()`, and what a 201 says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipe 4, structlog through `logging` to stdout: what if nobody reads it for a while?"""
+"""Recipe 4, structlog through `logging` to stdout, and a reader that stalls."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_line_alone_leaves_every_line_as_it_was_and_has_the_time() -> None:
 
 
 def test_with_our_logger_no_line_delays_a_request_and_none_is_lost() -> None:
-    """The pipe is full and stays so: every request is answered; read on, and the lines are there."""
+    """The pipe is full: every request is answered; read on, and all the lines are there."""
     with Pipe() as pipe, RECIPE.served("after", stdout=pipe.writer) as service:
         pipe.fill()
         for number in range(20):

@@ -1,4 +1,4 @@
-"""Recipe 5, `BackgroundTasks.add_task(send_email, ...)`: when does it run, and what if one fails?"""
+"""Recipe 5, `BackgroundTasks.add_task(send_email, ...)`: when it runs, and when one fails."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def welcomed(recipe: Recipe, way: str, *paths: str) -> list[int]:
 async def test_the_recipe_mails_about_rows_that_are_not_stored(
     recipe: Recipe, table: str, marks: Path
 ) -> None:
-    """The mail goes out before COMMIT, which then fails; and a failing task takes the next along."""
+    """The mail goes out before COMMIT, which then fails; a failing task takes the next along."""
     statuses = welcomed(recipe, "before", "/people/ada?parent=4711", "/people/unreachable")
 
     assert statuses == [201, 201]

@@ -1,4 +1,4 @@
-"""Recipe 6, `delay(...)` for heavy work: what was accepted, and is it ever done?
+"""Recipe 6, `delay(...)` for heavy work: what was accepted, and what is done.
 
 `apps/guide/before/queue.py` says why its queue stands for Celery's and Arq's.
 """

@@ -1,4 +1,4 @@
-"""Recipe 7, `app.state.model = load_model()` in the lifespan: what if one of them fails?"""
+"""Recipe 7, `app.state.model = load_model()` in the lifespan, and one that fails."""
 
 from __future__ import annotations
 
