@@ -87,28 +87,37 @@ async def test_the_recipe_asks_twice_for_everything_and_fails_when_it_is_full(
 
 
 async def test_the_line_alone_touches_no_engine(table: str, app_url: str) -> None:
-    """Answers, lines and round trips are what they were, and a full pool is still a 500."""
+    """Answers, lines and round trips are what they were; there is no lane `db`."""
     recipe = Recipe("pool", DATABASE_URL=app_url)
     assert same_but_for_the_id(recipe, "GET /items", "GET /missing")
     assert await trips_of_one_select(app_url, "observed") == 6
-    answer = await answer_of_a_full_pool(table, app_url, "observed")
-    assert (answer.status_code, answer.text) == (500, "Internal Server Error")
     with recipe.served("observed") as service:
         lanes = httpx2.get(f"{service.url}/lanes").json()
     assert "requests" in lanes
     assert "db" not in lanes, "an engine has a lane once it is handed over"
 
 
-async def test_with_the_engine_handed_over_waits_are_named_and_bounded(
+async def test_the_line_alone_leaves_a_full_pool_as_it_was(table: str, app_url: str) -> None:
+    """It is still a 500 that says nothing."""
+    answer = await answer_of_a_full_pool(table, app_url, "observed")
+    assert (answer.status_code, answer.text) == (500, "Internal Server Error")
+
+
+async def test_with_the_engine_handed_over_it_asks_once_and_says_when_to_return(
     table: str, app_url: str
 ) -> None:
-    """Three round trips; a full pool is a 503 with a time to return; a wait has its name."""
+    """Three round trips for one SELECT; a full pool is a 503 with a time to return."""
     assert await trips_of_one_select(app_url, "after") == 3
 
     busy = await answer_of_a_full_pool(table, app_url, "after")
     assert (busy.status_code, busy.json()["code"]) == (503, "CW211")
     assert int(busy.headers["retry-after"]) >= 1
 
+
+async def test_with_the_engine_handed_over_a_wait_for_a_connection_has_its_name(
+    table: str, app_url: str
+) -> None:
+    """In development the answer says how long it had waited: `db-wait`."""
     recipe = Recipe("pool", DATABASE_URL=app_url, POOL_SIZE="1", FASTAPI_ENV="development")
     with recipe.served("after", CLEARWAY_DATABASE__WAIT_TIMEOUT="30") as service:
         async with (

@@ -25,6 +25,9 @@ async def answered_before_commit(recipe: Recipe, way: str, url: str) -> bool:
                 await asyncio.sleep(0.02)
             await asyncio.wait({request}, timeout=0.5)
             answered = request.done()
+            if way == "observed":
+                lane = (await client.get("/lanes")).json()["requests"]
+                assert lane["in_use"] == 2, "this look at the lanes, and the one that commits"
             assert await names(url) == []
             await lock.execute("select pg_advisory_unlock(1)")
             assert (await request).status_code == 201
@@ -47,7 +50,7 @@ async def test_the_recipe_says_201_and_then_commits(table: str, app_url: str) ->
 
 
 async def test_the_line_alone_commits_nothing_and_opens_nothing(table: str, app_url: str) -> None:
-    """The same 201s before COMMIT and the same queries as before; there is no lane `db`."""
+    """The same 201 before COMMIT, and the lane `requests` has it until COMMIT is through."""
     recipe = Recipe("session", DATABASE_URL=app_url)
     assert same_but_for_the_id(recipe, "GET /items/a", "POST /items/a?parent=x")
     assert await answered_before_commit(recipe, "observed", table)
