@@ -1,0 +1,1 @@
+"""The same routes once the name that keeps the promise is used."""
