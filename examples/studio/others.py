@@ -93,7 +93,9 @@ class Others:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True  # they wait for clients that keep their connections
-        Thread(target=self._server.serve_forever, args=(0.05,), name="studio-others").start()
+        Thread(
+            target=self._server.serve_forever, args=(0.05,), name="studio-others", daemon=True
+        ).start()
         return self
 
     def __exit__(
@@ -114,11 +116,11 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self, body: Any) -> Answer:
         raise NotImplementedError
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+    def do_GET(self) -> None:
         """Answer a question."""
         self._send(self.answer(None))
 
-    def do_POST(self) -> None:  # noqa: N802 - http.server's name
+    def do_POST(self) -> None:
         """Take in what was sent."""
         length = int(self.headers.get("Content-Length", 0))
         self._send(self.answer(json.loads(self.rfile.read(length))))
