@@ -64,7 +64,7 @@ class Studio:
         finally:
             self.others.answers[path] = before
 
-    def until(self, look: Callable[[], T]) -> T:
+    def until(self, look: Callable[[], T | None]) -> T:
         """Look until there is something, and return it; a job or a task takes its time."""
         for _ in range(400):
             if found := look():
