@@ -12,7 +12,7 @@ from clearway import Clearway, get_logger, offload
 from studio import problems
 from studio.models import User
 from studio.passwords import hash_password
-from studio.routers import images, imports, invoices, login
+from studio.routers import images, imports, invoices, login, rates, reports
 from studio.settings import studio_settings
 
 log = get_logger()
@@ -31,7 +31,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(title="Studio", lifespan=lifespan)
 road = Clearway(app)
 problems.install(app)
-for module in (images, invoices, imports, login):
+for module in (images, invoices, imports, login, rates, reports):
     app.include_router(module.router)
 
 

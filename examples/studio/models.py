@@ -85,6 +85,29 @@ class InvoiceLine(Base):
     unit_price: Mapped[Decimal]
 
 
+class InvoicePaper(Base):
+    """An invoice as PDF; a job makes it."""
+
+    __tablename__ = "invoice_papers"
+
+    invoice_id: Mapped[int] = mapped_column(
+        ForeignKey("invoices.id", ondelete="CASCADE"), primary_key=True
+    )
+    pdf: Mapped[bytes] = mapped_column(deferred=True)
+    made_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Report(Base):
+    """What was invoiced on one day."""
+
+    __tablename__ = "reports"
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    invoices: Mapped[int]
+    total: Mapped[Decimal] = mapped_column(Numeric(20, 2))
+    made_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class PaymentImport(Base):
     """One file of payments that was imported."""
 

@@ -19,11 +19,15 @@ class Problem(HTTPException):
     Args:
         status: Its HTTP status.
         detail: One sentence for the person who reads it.
+        retry_after: Seconds after which the same request may succeed.
         members: What a program can act on: the line that is wrong, the id that exists.
     """
 
-    def __init__(self, status: int, detail: str, **members: str | int) -> None:
-        super().__init__(status, detail)
+    def __init__(
+        self, status: int, detail: str, *, retry_after: int | None = None, **members: str | int
+    ) -> None:
+        headers = None if retry_after is None else {"retry-after": str(retry_after)}
+        super().__init__(status, detail, headers)
         self.members = members
 
 

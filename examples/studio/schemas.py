@@ -24,6 +24,7 @@ _cents = AfterValidator(lambda value: value.quantize(Decimal("0.01")))
 _thousandths = AfterValidator(lambda value: value.quantize(Decimal("0.001")))
 Money = Annotated[Decimal, Field(ge=0, max_digits=14, decimal_places=2), _cents]
 Quantity = Annotated[Decimal, Field(gt=0, max_digits=12, decimal_places=3), _thousandths]
+Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 RowId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
 
@@ -91,6 +92,38 @@ class InvoicePage(BaseModel):
 
     items: list[InvoiceHead]
     next: int | None
+
+
+class Webhook(BaseModel):
+    """What others are told of a new invoice."""
+
+    event: str = "invoice.created"
+    invoice_id: int
+    number: str
+    total: Decimal
+
+
+class JobOut(BaseModel):
+    """Work that was accepted; `clearway jobs show` knows it by its id."""
+
+    job_id: int
+
+
+class ReportOut(_Out):
+    """What was invoiced on one day, by the clock of the studio."""
+
+    day: date
+    invoices: int
+    total: Decimal
+    made_at: datetime
+
+
+class Rates(BaseModel):
+    """What one unit of `base` was worth on a day; in from the other side, and out."""
+
+    base: Currency
+    day: date
+    rates: Annotated[dict[Currency, Annotated[Decimal, Field(gt=0)]], Field(min_length=1)]
 
 
 class ImportOut(BaseModel):

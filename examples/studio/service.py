@@ -1,7 +1,8 @@
-"""The studio as a process of its own, owned by whoever started it."""
+"""The studio as processes of its own, server and worker, owned by whoever started them."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -25,38 +26,39 @@ _EXAMPLES = Path(__file__).parents[1]
 
 
 class ServiceFailed(RuntimeError):
-    """The service did not come up."""
+    """A process did not come up."""
 
 
-class Service:
-    """A server that dies with this process, kill -9 included.
+class Process:
+    """A `clearway` command on the studio that dies with this process, kill -9 included.
 
     Args:
+        command: `run` or `worker`.
+        options: Its own options.
         database_url: A database that has been migrated.
-        port: TCP port on 127.0.0.1.
         output: Takes stdout and stderr; None leaves both to the terminal.
         env: Variables to add to this process's own.
     """
 
     def __init__(
         self,
+        command: str,
+        *options: str,
         database_url: str,
-        port: int,
-        *,
         output: IO[bytes] | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self.url = f"http://{_HOST}:{port}"
+        self.name = command
         self._command = [
-            sys.executable, "-m", "clearway", "run", "studio.main:app",
-            "--app-dir", str(_EXAMPLES), "--host", _HOST, "--port", str(port),
+            sys.executable, "-m", "clearway", command, "studio.main:app",
+            "--app-dir", str(_EXAMPLES), *options,
         ]  # fmt: skip
-        self._env = _environment(database_url) | dict(env or {})
+        self._env = environment(database_url) | dict(env or {})
         self._output = output
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the server and wait until it is ready.
+        """Start it, and wait until it is ready.
 
         Raises:
             ServiceFailed: It ended, or was not ready within 30 seconds.
@@ -70,24 +72,25 @@ class Service:
             new_session=True,
         )
         patience = time.monotonic() + _START_WITHIN
-        while not _ready(self.url):
+        while not self.ready():
             if self._process.poll() is not None or time.monotonic() > patience:
                 self.stop()
-                raise ServiceFailed(f"the service was not ready; its exit code: {self.code}")
+                raise ServiceFailed(
+                    f"`clearway {self.name}` was not ready; its exit code: {self.code}"
+                )
             time.sleep(0.05)
+
+    def ready(self) -> bool:
+        """Say whether it does its work."""
+        return True
 
     @property
     def code(self) -> int | None:
-        """Return the exit code; None while the server runs."""
-        return None if self._process is None else self._process.returncode
-
-    def wait(self) -> int:
-        """Wait until the server ends by itself and return its exit code."""
-        assert self._process is not None
-        return self._process.wait()
+        """Return the exit code; None while it runs."""
+        return None if self._process is None else self._process.poll()
 
     def stop(self) -> None:
-        """Let the server finish its requests; kill it if that takes over 7 seconds."""
+        """Let it finish its requests or jobs; kill it if that takes over 7 seconds."""
         process = self._process
         if process is None or process.poll() is not None:
             return
@@ -112,6 +115,66 @@ class Service:
         self.stop()
 
 
+class Service(Process):
+    """The studio's server; see `Process`.
+
+    Args:
+        database_url: A database that has been migrated.
+        port: TCP port on 127.0.0.1.
+        output: As for `Process`.
+        env: As for `Process`.
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        port: int,
+        *,
+        output: IO[bytes] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        where = ("--host", _HOST, "--port", str(port))
+        super().__init__("run", *where, database_url=database_url, output=output, env=env)
+        self.url = f"http://{_HOST}:{port}"
+
+    def ready(self) -> bool:
+        """Say whether it answers."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as answer:  # noqa: S310 - our own URL, http
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def worker(
+    database_url: str,
+    *,
+    output: IO[bytes] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Process:
+    """Return the studio's worker. It is not waited for: what it is to do waits for it."""
+    return Process("worker", database_url=database_url, output=output, env=env)
+
+
+async def command(
+    *arguments: str, database_url: str, env: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Run a `clearway` command on the studio's database; return its exit code and its output."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "clearway", *arguments,
+        env=environment(database_url) | dict(env or {}),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    return process.returncode or 0, output.decode()
+
+
 def free_port(preferred: int = 0) -> int:
     """Return a TCP port of 127.0.0.1 that is free: the preferred one if possible."""
     with socket.socket() as probe:
@@ -124,7 +187,8 @@ def free_port(preferred: int = 0) -> int:
         return port
 
 
-def _environment(database_url: str) -> dict[str, str]:
+def environment(database_url: str) -> dict[str, str]:
+    """Return the variables of every `clearway` command on the studio's database."""
     # Whatever database this machine knows of, the demo is not for it.
     inherited = {k: v for k, v in os.environ.items() if k != "CLEARWAY_DATABASE__URL"}
     defaults = {
@@ -134,11 +198,3 @@ def _environment(database_url: str) -> dict[str, str]:
     }
     ours = {"DATABASE_URL": database_url, "STUDIO_DEMO_USER": "true"}
     return defaults | inherited | ours
-
-
-def _ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:  # noqa: S310 - our own URL, http
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from pydantic import Field
+from pydantic import Field, HttpUrl
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -23,6 +23,16 @@ class StudioSettings(BaseSettings):
     """Seconds for the thumbnails of one photo; then its process is killed."""
     import_timeout: float = Field(default=60.0, gt=0, le=300)
     """Seconds for checking one file of payments; then its process is killed."""
+    paper_timeout: float = Field(default=20.0, gt=0, le=300)
+    """Seconds for the PDF of one invoice; then its process is killed."""
+    rates_url: HttpUrl | None = None
+    """Who knows the exchange rates; None for nobody."""
+    rates_timeout: float = Field(default=5.0, gt=0, le=60)
+    """Seconds for their whole answer."""
+    webhook_url: HttpUrl | None = None
+    """Who is told of new invoices; None for nobody."""
+    reminder_url: HttpUrl | None = None
+    """Who sends reminders to customers; None for nobody."""
     demo_user: bool = False
     """Add the user `demo` with the password `demo` at the start. Never in production."""
 

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 from PIL import Image
 from pydantic import TypeAdapter
+from pypdf import PdfReader
 from rich.console import Console
 from rich.table import Table
 
 from studio.inputs import Inputs, payments
+from studio.others import Others
 from studio.pictures import SIZES
-from studio.schemas import ImageOut, ImportOut, InvoiceOut, InvoicePage, LoginOut
-from studio.service import Service
+from studio.schemas import (
+    ImageOut,
+    ImportOut,
+    InvoiceOut,
+    InvoicePage,
+    JobOut,
+    LoginOut,
+    Rates,
+    ReportOut,
+)
+from studio.service import Service, command, worker
 from studio.stream import LogStream
 from studio.visitor import Visitor
 
@@ -24,7 +38,9 @@ _LIGHT = "/invoices?limit=1"
 _INVOICES = 60
 _GOOD_LOGINS = 4
 _BAD_LOGINS = 2
+_WITHIN = 30.0  # seconds for what the worker does, which may share two processors with us
 _IMAGES = TypeAdapter(list[ImageOut])
+_REPORTS = TypeAdapter(list[ReportOut])
 
 
 @dataclass(slots=True)
@@ -36,38 +52,75 @@ class _Outcome:
     photos: int = 0
     thumbnails: int = 0
     photo_time: float = 0.0
-    invoices: int = 0
+    invoices: dict[int, str] = field(default_factory=dict)  # numbers by id
+    paper_time: float = 0.0
+    papers: int = 0
+    paper_bytes: int = 0
+    rates: str = ""
+    failed: str = ""
+    report: str = ""
     rows: int = 0
     rows_per_second: float = 0.0
 
 
 def smoke(database_url: str, port: int, inputs: Inputs) -> int:
-    """Start the service, drive it, stop it, print a table; return 0 if all was well, else 1."""
-    logs = LogStream()
-    service = Service(database_url, port, output=logs.input, env={"CLEARWAY_LOGS__FORMAT": "json"})
+    """Start the studio, drive it, stop it, print a table; return 0 if all was well, else 1."""
+    logs, others = _Logs(), Others()
     try:
-        with service:
-            outcome, visitor = asyncio.run(_drive(service.url, inputs))
+        with others:
+            env = {"CLEARWAY_LOGS__FORMAT": "json", **others.env}
+            service = Service(database_url, port, output=logs.service.input, env=env)
+            working = worker(database_url, output=logs.worker.input, env=env)
+            with service, working:
+                outcome, visitor = asyncio.run(_drive(service.url, database_url, inputs))
     finally:
         ended = logs.finish(10)
-    visitor.expect(ended, "something that the service had started outlived it")
-    visitor.expect(service.code == 0, f"the service ended with {service.code}")
+    visitor.expect(ended, "something that the studio had started outlived it")
+    for one in (service, working):
+        visitor.expect(one.code == 0, f"`clearway {one.name}` ended with {one.code}")
+    told = Counter(webhook["number"] for webhook in others.posted("/webhook"))
+    made = Counter(outcome.invoices.values())
+    visitor.expect(told == made, f"others were told otherwise than once each: {told} of {made}")
     missing = _missing(visitor, logs)
     visitor.expect(not missing, f"{len(missing)} requests have no access line: {missing[:5]}")
     console = Console(highlight=False)
-    console.print(_table(outcome, visitor, logs))
+    console.print(_table(outcome, visitor, logs, told))
     for fault in visitor.faults:
         console.print(f"not as it should be: {fault}", style="red", markup=False)
     return 1 if visitor.faults else 0
 
 
-async def _drive(url: str, inputs: Inputs) -> tuple[_Outcome, Visitor]:
+class _Logs:
+    """What service and worker log, each into a pipe of its own: lines of two do not mix."""
+
+    def __init__(self) -> None:
+        self.service, self.worker = LogStream(), LogStream()
+
+    def finish(self, within: float) -> bool:
+        """Wait until every writer has ended; say whether they did."""
+        service, worker = self.service.finish(within), self.worker.finish(within)
+        return service and worker
+
+    def __len__(self) -> int:
+        return len(self.service.lines) + len(self.worker.lines)
+
+    def events(self, name: str) -> Iterator[Mapping[str, object]]:
+        """Return the lines of one event."""
+        yield from self.service.events(name)
+        yield from self.worker.events(name)
+
+
+async def _drive(url: str, database_url: str, inputs: Inputs) -> tuple[_Outcome, Visitor]:
     outcome = _Outcome()
     photos = [await asyncio.to_thread(photo.read_bytes) for photo in inputs.photos]
     table = await asyncio.to_thread(inputs.payments.read_bytes)
     async with Visitor(url) as visitor:
         for name, step in (
             ("invoices", _make_invoices(visitor, outcome)),
+            ("papers", _fetch_papers(visitor, outcome)),
+            ("rates", _ask_rates(visitor, outcome)),
+            ("reminder", _fail_a_job(visitor, outcome, database_url)),
+            ("report", _report(visitor, outcome, database_url)),
             ("photos", _make_thumbnails(visitor, outcome, photos)),
             ("import", _import(visitor, outcome, table)),
             ("login", _log_in(visitor)),
@@ -84,8 +137,9 @@ async def _make_invoices(visitor: Visitor, outcome: _Outcome) -> None:
 
     async def create(number: int) -> None:
         answer = await visitor.post("/invoices", _invoice(f"S-{number}"), 201)
-        await visitor.get(f"/invoices/{InvoiceOut.model_validate_json(answer).id}")
-        outcome.invoices += 1
+        made = InvoiceOut.model_validate_json(answer)
+        await visitor.get(f"/invoices/{made.id}")
+        outcome.invoices[made.id] = made.number
 
     async with asyncio.TaskGroup() as group:
         for number in range(_INVOICES):
@@ -105,6 +159,60 @@ async def _count_invoices(visitor: Visitor) -> int:
         page = InvoicePage.model_validate_json(answer)
         count, after = count + len(page.items), page.next
     return count
+
+
+async def _fetch_papers(visitor: Visitor, outcome: _Outcome) -> None:
+    """Wait for the PDF of each invoice, and read it."""
+    started = time.monotonic()
+    for id, number in outcome.invoices.items():
+        patience = _WITHIN - (time.monotonic() - started)
+        pdf = await visitor.get_when_made(f"/invoices/{id}/pdf", patience)
+        text = PdfReader(io.BytesIO(pdf)).pages[0].extract_text()
+        right = pdf.startswith(b"%PDF") and f"Invoice {number}\n" in text and "236.70" in text
+        visitor.expect(right, f"the PDF of {number} says {text!r}")
+        outcome.papers += 1
+        outcome.paper_bytes += len(pdf)
+    outcome.paper_time = time.monotonic() - started
+
+
+async def _ask_rates(visitor: Visitor, outcome: _Outcome) -> None:
+    rates = Rates.model_validate_json(await visitor.get("/rates"))
+    visitor.expect("USD" in rates.rates, f"there is no dollar in {rates}")
+    outcome.rates = f"{len(rates.rates)} currencies, 1 {rates.base} is {rates.rates['USD']} USD"
+
+
+async def _fail_a_job(visitor: Visitor, outcome: _Outcome, database_url: str) -> None:
+    """Enqueue a job that cannot succeed, and see it end in the failure queue, and no other."""
+    answer = await visitor.post(f"/invoices/{min(outcome.invoices)}/reminder", None, 202)
+    id = JobOut.model_validate_json(answer).job_id
+    patience = time.monotonic() + _WITHIN
+    failed: list[dict[str, object]] = []
+    while not failed and time.monotonic() < patience:
+        code, output = await command("jobs", "failed", "--json", database_url=database_url)
+        visitor.expect(code == 0, f"`clearway jobs failed` ended with {code}: {output}")
+        failed = [json.loads(line) for line in output.splitlines()]
+    visitor.expect([row["id"] for row in failed] == [id], f"the failure queue has {failed}")
+    for row in failed:
+        tries, error = row["attempts"], str(row["error"])
+        visitor.expect(tries == 3 and "500" in error, f"it failed otherwise: {row}")
+        outcome.failed = f"{row['name']} in the failure queue after {tries} attempts: {error}"
+
+
+async def _report(visitor: Visitor, outcome: _Outcome, database_url: str) -> None:
+    """Run the schedule by hand, and wait for its row."""
+    arguments = ("jobs", "cron", "run", "nightly_report")
+    code, output = await command(*arguments, database_url=database_url)
+    visitor.expect(code == 0, f"`clearway jobs cron run` ended with {code}: {output}")
+    patience = time.monotonic() + _WITHIN
+    invoices, total = 0, Decimal(0)
+    while invoices < _INVOICES and time.monotonic() < patience:
+        reports = _REPORTS.validate_json(await visitor.get("/reports"))
+        invoices = sum(one.invoices for one in reports)
+        total = sum((one.total for one in reports), Decimal(0))
+        await asyncio.sleep(0.1)
+    right = (invoices, total) == (_INVOICES, _INVOICES * Decimal("236.70"))
+    visitor.expect(right, f"the report has {invoices} invoices over {total}")
+    outcome.report = f"{output.strip()}: {invoices} invoices over {total}"
 
 
 async def _make_thumbnails(visitor: Visitor, outcome: _Outcome, photos: list[bytes]) -> None:
@@ -174,12 +282,12 @@ def _invoice(number: str, total: str | None = None) -> dict[str, object]:
     }
 
 
-def _missing(visitor: Visitor, logs: LogStream) -> list[str]:
+def _missing(visitor: Visitor, logs: _Logs) -> list[str]:
     seen = {event["request_id"] for event in logs.events("request")}
     return [id for id in visitor.ids if id not in seen]
 
 
-def _table(outcome: _Outcome, visitor: Visitor, logs: LogStream) -> Table:
+def _table(outcome: _Outcome, visitor: Visitor, logs: _Logs, told: Counter[str]) -> Table:
     table = Table(title="studio, driven once", title_justify="left", show_header=False)
     speed = outcome.photos / (outcome.photo_time or 1.0)
     dropped = sum(int(str(event["dropped"])) for event in logs.events("log lines dropped"))
@@ -187,10 +295,15 @@ def _table(outcome: _Outcome, visitor: Visitor, logs: LogStream) -> Table:
         ("thumbnails", f"{outcome.thumbnails} from {outcome.photos} photos, {speed:.1f} photos/s"),
         ("light route alone", _quantiles(outcome.alone)),
         ("light route beside photos", _quantiles(outcome.beside)),
-        ("invoices", f"{outcome.invoices} created, 1 refused (409), 1 COMMIT failed (500)"),
+        ("invoices", f"{len(outcome.invoices)} created, 1 refused (409), 1 COMMIT failed (500)"),
+        ("papers", _papers(outcome)),
+        ("webhooks", f"{told.total()} delivered, of {len(told)} invoices"),
+        ("rates", outcome.rates),
+        ("failing job", outcome.failed),
+        ("nightly report", outcome.report),
         ("payments", f"{outcome.rows:,} rows, {outcome.rows_per_second:,.0f} rows/s"),
         ("logins", f"{_GOOD_LOGINS} accepted, {_BAD_LOGINS} refused and counted"),
-        ("log lines", f"{len(logs.lines)} written, {dropped} dropped"),
+        ("log lines", f"{len(logs)} written, {dropped} dropped"),
         ("slowest request", _slowest(logs)),
         ("request ids", f"{len(visitor.ids)} sent, {len(_missing(visitor, logs))} not logged"),
     ):
@@ -204,7 +317,12 @@ def _quantiles(seconds: list[float]) -> str:
     return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms ({len(seconds)} requests)"
 
 
-def _slowest(logs: LogStream) -> str:
+def _papers(outcome: _Outcome) -> str:
+    kilobytes = outcome.paper_bytes / 1000
+    return f"{outcome.papers} PDFs, {kilobytes:.0f} kB, {outcome.paper_time:.1f} s later"
+
+
+def _slowest(logs: _Logs) -> str:
     """Return the slowest request and what it waited for, from its access line."""
     lines = list(logs.events("request"))
     if not lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import itertools
 import time
@@ -50,6 +51,22 @@ class Visitor:
         """Return the body of a GET."""
         return await self._call("GET", path, status)
 
+    async def get_when_made(self, path: str, within: float) -> bytes:
+        """Return the body of a GET of what is being made: a 404 that says when to come again.
+
+        Args:
+            path: Of what is being made.
+            within: Seconds to come again for; then the last 404 is a fault.
+        """
+        patience = time.monotonic() + within
+        while time.monotonic() < patience:
+            status, again, content = await self._ask("GET", path)
+            if status != 404 or again is None:
+                self._expect_status("GET", path, status, 200, content)
+                return content
+            await asyncio.sleep(0.1)
+        return await self.get(path)
+
     async def timed_get(self, path: str) -> float:
         """Return the seconds that a GET took."""
         started = time.perf_counter()
@@ -66,15 +83,25 @@ class Visitor:
         form.add_field(field, io.BytesIO(data), filename="upload")
         return await self._call("POST", path, status, data=form)
 
-    async def _call(self, method: str, path: str, status: int, **body: Any) -> bytes:
+    async def _call(self, method: str, path: str, expected: int, **body: Any) -> bytes:
+        status, _, content = await self._ask(method, path, **body)
+        self._expect_status(method, path, status, expected, content)
+        return content
+
+    async def _ask(self, method: str, path: str, **body: Any) -> tuple[int, str | None, bytes]:
+        """Return status, Retry-After and body."""
         id = f"smoke-{next(self._numbers)}"
         self.ids.append(id)
         headers = {"X-Request-ID": id}
         async with self._http.request(method, path, headers=headers, **body) as answer:
             content = await answer.read()
-        self.expect(
-            answer.status == status,
-            f"{method} {path} answered {answer.status}, not {status}: {content[:300]!r}",
-        )
         self.expect(answer.headers.get("X-Request-ID") == id, f"{method} {path} lost its id {id}")
-        return content
+        return answer.status, answer.headers.get("Retry-After"), content
+
+    def _expect_status(
+        self, method: str, path: str, status: int, expected: int, content: bytes
+    ) -> None:
+        self.expect(
+            status == expected,
+            f"{method} {path} answered {status}, not {expected}: {content[:300]!r}",
+        )
