@@ -95,7 +95,7 @@ Try in another terminal
   curl -F {table} {url}/import
   curl --json {login} {url}/login
   curl --json {invoice} {url}/invoices
-  curl -o invoice.pdf {url}/invoices/1/pdf    # made by the worker, a moment later
+  curl -fo invoice.pdf --retry 9 --retry-all-errors {url}/invoices/1/pdf    # by the worker
   curl {url}/rates
   curl -X POST {url}/invoices/1/reminder    # a job that fails three times; then look at it:
 

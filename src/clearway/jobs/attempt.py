@@ -113,8 +113,9 @@ class Attempt:
             async with scope:
                 await self._call_body()
         except (TimeoutError, DeadlineExceeded, CallTimedOut) as error:
-            if isinstance(error, TimeoutError) and not scope.expired():
-                raise  # the body's own
+            offloaded = isinstance(error, CallTimedOut) and self.job.body == "loop"
+            if (offloaded or isinstance(error, TimeoutError)) and not scope.expired():
+                raise  # the body's own, which is shorter
             raise TimeoutError(f"it took longer than {self.job.timeout:g} s") from error
 
     async def _call_body(self) -> None:
