@@ -29,7 +29,7 @@ check: $(READY) ## Look for mistakes without running anything
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 bench: $(READY) ## Measure every question in bench/
 	@for name in overhead offload log_call jobs; do \
