@@ -538,7 +538,7 @@ async def test_cleaning_throws_away_what_was_kept_for_long_enough(on: AsyncConne
         "('app', 'b', now()), ('other', 'a', now() - interval '32 days')",
     )
 
-    await STORE.clean(on, keep_done=3600, keep_failed=86_400)
+    assert await STORE.clean(on, keep_done=3600, keep_failed=86_400, most=100) == 1
     assert await counts(on, "jobs_done") == {"app": 1, "other": 2}
     assert await counts(on, "jobs_failed") == {"app": 2, "other": 2}
     keys = await select(on, "key, service FROM clearway.job_keys ORDER BY job_id")
@@ -547,9 +547,18 @@ async def test_cleaning_throws_away_what_was_kept_for_long_enough(on: AsyncConne
     ]  # fmt: skip
     assert await counts(on, "cron_slots") == {"app": 1, "other": 1}
 
-    await STORE.clean(on, keep_done=0, keep_failed=3600)
+    assert await STORE.clean(on, keep_done=0, keep_failed=3600, most=100) == 1
     assert await counts(on, "jobs_done") == {"other": 2}
     assert await counts(on, "jobs_failed") == {"app": 1, "other": 2}
+
+
+async def test_cleaning_goes_on_where_it_has_left_off(on: AsyncConnection) -> None:
+    """It says how much it took of what is done, so that a worker knows that there is more."""
+    await enqueue(on, 5)
+    await STORE.complete(on, await claim(on))
+
+    taken = [await STORE.clean(on, keep_done=0, keep_failed=3600, most=3) for _ in range(3)]
+    assert taken == [3, 2, 0]
 
 
 async def test_a_requeued_job_begins_anew(on: AsyncConnection) -> None:

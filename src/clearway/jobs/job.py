@@ -19,8 +19,8 @@ from typing import (
     TypeVar,
 )
 
-from clearway.core.current import find
-from clearway.errors import JobArgumentsInvalid, JobDeclarationInvalid
+from clearway.core.current import current_parts
+from clearway.errors import JobArgumentsInvalid, JobDeclarationInvalid, NotOpen
 from clearway.jobs.arguments import Arguments
 from clearway.jobs.context import JobContext
 from clearway.jobs.cron import Schedule
@@ -99,7 +99,7 @@ class Job(Generic[F, P, R]):
         self.timeout = timeout
         self.schedule = schedule
         self._placement = Placement(queue)
-        if retries < 0 or timeout <= 0 or backoff < 0:
+        if not (retries >= 0 and timeout > 0 and backoff >= 0):  # nor not a number
             raise JobDeclarationInvalid(
                 f"job {self.name}: retries={retries}, timeout={timeout}, backoff={backoff}",
                 fix="retries and backoff are 0 or more, timeout is more than 0",
@@ -146,7 +146,7 @@ class Job(Generic[F, P, R]):
         unique: Window | None = None,
         key: str | None = None,
     ) -> Job[F, P, R]:
-        """Return this job with other options for what is enqueued through it.
+        """Return this job with these options, and no others, for what is enqueued through it.
 
         Args:
             delay: Seconds (or a timedelta) from now before which it does not run, at most ten
@@ -211,7 +211,14 @@ class Job(Generic[F, P, R]):
             session: The caller's own.
             calls: What `call` returned, for this job.
         """
-        return await find(Outbox, "enqueue").enqueue(session, list(calls))
+        outbox = current_parts(f"{self.name}.enqueue").get(Outbox)
+        if outbox is None:
+            raise NotOpen(
+                f"job {self.name} was enqueued where no database for jobs is open",
+                fix="set DATABASE_URL, or pass Clearway(app, engine=engine); is jobs.enabled on, "
+                "and was the job declared before the start?",
+            )
+        return await outbox.enqueue(session, list(calls))
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[P]:
         """Return one call for `enqueue_many`, its arguments validated.

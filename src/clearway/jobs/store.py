@@ -282,11 +282,24 @@ class Store:
         )
         return [(row.id, row.name) for row in result]
 
-    async def clean(self, on: Executes, *, keep_done: float, keep_failed: float) -> None:
-        """Throw away what has been kept for long enough, in seconds; other services keep theirs."""
-        await self._run(
-            on, "clean", service=self.service, keep_done=keep_done, keep_failed=keep_failed
-        )
+    async def clean(self, on: Executes, *, keep_done: float, keep_failed: float, most: int) -> int:
+        """Throw away what has been kept for long enough, in seconds.
+
+        Args:
+            on: In AUTOCOMMIT.
+            keep_done: For jobs that are done.
+            keep_failed: For the failure queue.
+            most: How many that are done.
+
+        Returns:
+            How many that were done are gone.
+        """
+        result = await self._run(
+            on, "clean", service=self.service, keep_done=keep_done, keep_failed=keep_failed,
+            most=most,
+        )  # fmt: skip
+        count: int = result.scalar_one()
+        return count
 
     async def notify(self, on: Executes) -> None:
         """Say that there may be work."""

@@ -1,11 +1,12 @@
--- Throw away what this service has kept for long enough.
+-- Throw away what this service has kept for long enough, and return how many jobs that were done.
 WITH done AS (
     DELETE FROM {schema}.jobs_done WHERE id IN (
         SELECT id FROM {schema}.jobs_done
         WHERE service = CAST(:service AS text)
             AND finished_at < now() - make_interval(secs => CAST(:keep_done AS double precision))
-        ORDER BY finished_at LIMIT 5000
+        ORDER BY finished_at LIMIT CAST(:most AS integer)
     )
+    RETURNING id
 ),
 failed AS (
     DELETE FROM {schema}.jobs_failed
@@ -14,6 +15,9 @@ failed AS (
 ),
 keys AS (
     DELETE FROM {schema}.job_keys WHERE service = CAST(:service AS text) AND ends < now()
+),
+slots AS (
+    DELETE FROM {schema}.cron_slots
+    WHERE service = CAST(:service AS text) AND slot < now() - interval '31 days'
 )
-DELETE FROM {schema}.cron_slots
-WHERE service = CAST(:service AS text) AND slot < now() - interval '31 days'
+SELECT count(*) FROM done

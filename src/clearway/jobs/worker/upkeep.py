@@ -22,6 +22,7 @@ EVERY = 1.0
 """Seconds between two looks."""
 _ANNOUNCE_EVERY = 30.0
 _CLEAN_EVERY = 60.0
+_CLEAN_MOST = 20_000  # jobs in one statement: more than a worker does in a second
 
 
 class Upkeep:
@@ -66,8 +67,11 @@ class Upkeep:
             await self._sweep(on)
         if now - self._cleaned >= _CLEAN_EVERY:
             keep_done, keep_failed = self._settings.keep_done, self._settings.keep_failed
-            await self._store.clean(on, keep_done=keep_done, keep_failed=keep_failed)
-            self._cleaned = now
+            gone = await self._store.clean(
+                on, keep_done=keep_done, keep_failed=keep_failed, most=_CLEAN_MOST
+            )
+            if gone < _CLEAN_MOST:  # else there is more, and the next look goes on
+                self._cleaned = now
 
     async def _announce(self, on: AsyncConnection) -> None:
         names = [terms.name for terms in self._terms.values()]
