@@ -19,9 +19,35 @@ class Wire:
         self._target = (host, port)
         self.port = 0
         self.trips = 0
+        self._carrying: set[asyncio.Task[None]] = set()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def close(self) -> None:
+        """Cut what is still connected: a client that was killed has said no goodbye."""
+        for task in self._carrying:
+            task.cancel()
+        await asyncio.gather(*self._carrying, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._carrying.add(task)
         far_reader, far_writer = await asyncio.open_connection(*self._target)
+        try:
+            await self._carry(reader, writer, far_reader, far_writer)
+        finally:
+            for end in (writer, far_writer):
+                end.close()
+                with suppress(OSError):
+                    await end.wait_closed()
+            self._carrying.discard(task)
+
+    async def _carry(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        far_reader: asyncio.StreamReader,
+        far_writer: asyncio.StreamWriter,
+    ) -> None:
         state = {"client_spoke": False}
 
         async def forward(
@@ -46,7 +72,10 @@ class Wire:
 async def wire_to(host: str, port: int) -> AsyncIterator[Wire]:
     """Run a counting proxy to a server."""
     wire = Wire(host, port)
-    server = await asyncio.start_server(wire._carry, "127.0.0.1", 0)
+    server = await asyncio.start_server(wire._accept, "127.0.0.1", 0)
     wire.port = server.sockets[0].getsockname()[1]
     async with server:
-        yield wire
+        try:
+            yield wire
+        finally:
+            await wire.close()
