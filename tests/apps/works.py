@@ -105,6 +105,38 @@ async def committed(session: DbSession, note: str) -> None:
 
 
 @job(retries=0)
+async def kept_broken(session: DbSession) -> None:
+    """Keep a transaction in which a statement has failed."""
+    journey = current_journey()
+    assert journey is not None
+    journey.keep()
+    await session.execute(text("select 1 / 0"))
+
+
+@job(retries=0, timeout=1)
+async def brief(session: DbSession, note: str) -> None:
+    """Have an effect at once."""
+    mark("brief")
+    await add(session, note)
+
+
+@job(retries=0)
+async def wait_for(note: str, file: str) -> None:
+    """Touch no database; end once a file is there."""
+    mark(f"wait_for {note}")
+    while not Path(file).exists():
+        await asyncio.sleep(0.02)
+
+
+@job(retries=0, timeout=60)
+def hold_thread(note: str, file: str) -> None:
+    """Hold a thread until a file is there."""
+    mark(f"hold_thread {note}")
+    while not Path(file).exists():
+        time.sleep(0.02)
+
+
+@job(retries=0)
 async def orphan(session: DbSession) -> None:
     """Fail at COMMIT."""
     await session.execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 
@@ -10,6 +11,7 @@ import pytest
 from apps import works as jobs
 from clearway.dev.postgres import EmbeddedPostgres
 from support.pipes import eventually
+from support.wire import wire_to
 from support.worker import WorkerProcess, Works, alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -57,10 +59,10 @@ async def test_a_worker_that_is_started_after_the_kill_runs_the_job(works: Works
     async with works.service() as session:
         await jobs.write.enqueue(session, note="a", seconds=2)
         await jobs.in_process.enqueue(session, note="b")
-    with works.worker(CLEARWAY_JOBS__LEASE="2") as one:
+    with works.worker(CLEARWAY_JOBS__LEASE="1") as one:
         assert works.comes("write a")
         one.process.kill()
-    with works.worker(CLEARWAY_JOBS__LEASE="2"):
+    with works.worker(CLEARWAY_JOBS__LEASE="1"):
         assert await works.settled()
 
     assert await works.effects() == ["a"]
@@ -253,3 +255,102 @@ async def test_a_restart_of_the_database_under_load_loses_nothing(works: Works) 
             assert worker.stop() == 0
         assert sorted(map(int, await own.effects())) == list(range(400))
         assert await own.failed() == {}
+
+
+async def test_an_ending_that_cannot_be_written_harms_no_other(works: Works) -> None:
+    """The batch is written one by one, and the one that the server refuses is named."""
+    gate = works.folder / "gate"
+    async with works.service() as session:
+        for number in range(4):
+            await jobs.wait_for.enqueue(session, f"{number}", file=str(gate))
+    await works.execute(
+        """
+        create function refuse() returns trigger language plpgsql as
+            $$ begin raise 'not this one'; end $$;
+        create trigger refuse before insert on clearway.jobs_done for each row
+            when (new.arguments->>'note' = '2') execute function refuse();
+        """
+    )
+    with works.worker(CLEARWAY_JOBS__LEASE="600") as worker:
+        assert works.comes("wait_for", 4)
+        gate.touch()
+        assert worker.says(
+            "how a job ended cannot be written; it runs again when its lease is over"
+        )
+
+    assert await works.rows("select arguments->>'note' from clearway.jobs") == ["2"]
+    assert len(await works.rows(COUNTS)) == 3
+
+
+async def test_a_connection_that_dies_without_a_word_is_replaced(works: Works) -> None:
+    """What an old socket no longer answers is asked again on a new one, in bounded time."""
+    host, port = works.url.rpartition("@")[2].partition("/")[0].split(":")
+    gate = works.folder / "gate"
+    async with works.service() as session:
+        await jobs.wait_for.enqueue(session, "a", file=str(gate))
+    async with wire_to(host, int(port)) as wire:
+        works.url, direct = works.url.replace(f":{port}/", f":{wire.port}/"), works.url
+        with works.worker(CLEARWAY_JOBS__LEASE="4") as worker:
+            assert await asyncio.to_thread(works.comes, "wait_for a")
+            wire.swallow()
+            gate.touch()
+            works.url = direct
+            assert await works.settled()
+            assert await asyncio.to_thread(worker.stop) == 0
+
+    assert len(await works.rows(COUNTS)) == 1
+    assert len(works.seen("wait_for a")) == 1
+
+
+async def test_a_slow_commit_is_no_blocked_loop(works: Works) -> None:
+    """It may take longer than the job's timeout; the process lives, and nobody is disturbed."""
+    gate = works.folder / "gate"
+    await works.execute(
+        """
+        create function slow() returns trigger language plpgsql as
+            $$ begin perform pg_sleep(9); return null; end $$;
+        create constraint trigger slow after insert on effect deferrable initially deferred
+            for each row when (new.note = 'slow') execute function slow();
+        """
+    )
+    async with works.service() as session:
+        await jobs.brief.enqueue(session, note="slow")
+        await jobs.wait_for.enqueue(session, "a", file=str(gate))
+    with works.worker():
+        while not await works.effects():
+            await asyncio.sleep(0.1)
+        gate.touch()
+        assert await works.settled()
+
+    assert await works.effects() == ["slow"]
+    assert len(works.seen("wait_for a")) == 1
+    assert await works.failed() == {}
+
+
+async def test_a_rollback_that_fails_ends_the_run_all_the_same(works: Works) -> None:
+    """A kept transaction that cannot commit is a failure, and no process has to be killed."""
+    async with works.service() as session:
+        await jobs.kept_broken.enqueue(session)
+    with works.worker() as worker:
+        assert await works.settled()
+        assert worker.events("the process of jobs did not end a run in time, and is killed") == []
+
+    assert "rolled back" in (await works.failed())["kept_broken"]["error"].lower()
+
+
+async def test_a_thread_that_has_lost_its_lease_costs_its_neighbours_nothing(works: Works) -> None:
+    """It goes on, which concerns nobody: its slot is free for the next."""
+    gate = works.folder / "gate"
+    async with works.service() as session:
+        lost = await jobs.hold_thread.enqueue(session, "lost", file=str(gate))
+    with works.worker("--concurrency", "1", CLEARWAY_JOBS__LEASE="1") as worker:
+        assert works.comes("hold_thread lost")
+        await works.execute(f"delete from clearway.jobs where id = {lost}")
+        assert worker.says("the lease of a job was lost")
+        async with works.service() as session:
+            await jobs.write.enqueue(session, note="next")
+        assert await works.settled()
+        gate.touch()
+        assert worker.stop() == 0
+
+    assert await works.effects() == ["next"]

@@ -313,12 +313,61 @@ async def test_a_renewal_waits_for_no_lock(engine: AsyncEngine, on: AsyncConnect
         assert await STORE.complete(other, orders[:1]) == {completing}
         async with asyncio.timeout(10):
             assert await STORE.renew(on, orders, 60) == {order.token for order in orders}
-            assert await STORE.lapsed(on, 0.0) == [(completing, orders[0].token)]
-            keys = [(order.id, order.token) for order in orders]
-            assert await STORE.crash(on, keys, ["gone"] * 2, lapsed=True) == {}
+            assert await STORE.lapsed(on, 0.0) == []  # who holds the row may be about to commit
 
     assert await STORE.renew(on, orders, 60) == {orders[1].token}
     assert await STORE.complete(on, orders[1:]) == {beside}
+
+
+async def test_jobs_that_wait_follow_a_changed_run_in(on: AsyncConnection) -> None:
+    """They were enqueued by another version, and are claimed as the present one runs them."""
+    waiting, later = await enqueue(on, 1, body="process") + await enqueue(on, 1, delay=60)
+    foreign = await enqueue(on, 1, body="process", store=OTHER)
+    assert await claim(on) == []
+
+    await STORE.adopt(on, [JobName(NAME, "default", "loop")])
+    assert [order.id for order in await claim(on)] == [waiting]
+
+    await STORE.adopt(on, [JobName(NAME, "default", "process")])
+    found = {row["id"]: row["body"] for row in await select(on, "id, body FROM clearway.jobs")}
+    assert found == {waiting: "loop", later: "process", foreign[0]: "process"}
+
+
+async def test_an_id_that_history_has_already_stops_no_completion(on: AsyncConnection) -> None:
+    """A sequence that was not carried over to a new server gives ids twice."""
+    first = await enqueue(on, 1)
+    await STORE.complete(on, await claim(on))
+    await run(on, "SELECT setval('clearway.jobs_id_seq', 1, false)")
+
+    assert await enqueue(on, 1) == first
+    assert await STORE.complete(on, await claim(on)) == set(first)
+
+
+async def test_a_twin_in_an_open_transaction_keeps_no_job_from_its_end(
+    engine: AsyncEngine, on: AsyncConnection
+) -> None:
+    """Who enqueues the same again gets the holder's id, and locks nothing that it needs."""
+    (holder,) = await enqueue(on, 1, key="k")
+    orders = await claim(on)
+    async with engine.execution_options(isolation_level="READ COMMITTED").begin() as twin:
+        assert await enqueue(twin, 1, key="k") == [holder]
+        async with asyncio.timeout(10):
+            assert await STORE.complete(on, orders) == {holder}
+
+    assert await enqueue(on, 1, key="k") != [holder]
+
+
+async def test_cleaning_waits_for_no_lock(engine: AsyncEngine, on: AsyncConnection) -> None:
+    """A row that somebody holds is left for the next time."""
+    await run(
+        on, "INSERT INTO clearway.job_keys VALUES ('app', 'a', 1, now()), ('app', 'b', 2, now())"
+    )
+    async with engine.execution_options(isolation_level="READ COMMITTED").begin() as other:
+        await run(other, "SELECT FROM clearway.job_keys WHERE key = 'a' FOR UPDATE")
+        async with asyncio.timeout(10):
+            await STORE.clean(on, keep_done=0, keep_failed=3600, most=100)
+
+    assert [row["key"] for row in await select(on, "key FROM clearway.job_keys")] == ["a"]
 
 
 async def test_writing_for_nothing_changes_nothing(on: AsyncConnection) -> None:

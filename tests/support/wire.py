@@ -20,6 +20,11 @@ class Wire:
         self.port = 0
         self.trips = 0
         self._carrying: set[asyncio.Task[None]] = set()
+        self._dead: set[asyncio.Task[None]] = set()
+
+    def swallow(self) -> None:
+        """From now on carry nothing over the connections that there are, and keep them open."""
+        self._dead |= self._carrying
 
     async def close(self) -> None:
         """Cut what is still connected: a client that was killed has said no goodbye."""
@@ -49,12 +54,15 @@ class Wire:
         far_writer: asyncio.StreamWriter,
     ) -> None:
         state = {"client_spoke": False}
+        task = asyncio.current_task()
 
         async def forward(
             source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, from_client: bool
         ) -> None:
             with suppress(ConnectionError):
                 while data := await source.read(65_536):
+                    if task in self._dead:
+                        continue
                     if from_client and not state["client_spoke"]:
                         self.trips += 1
                     state["client_spoke"] = from_client

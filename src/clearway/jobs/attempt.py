@@ -69,14 +69,18 @@ class Attempt:
         settling: It commits or rolls back now, and must not be cancelled: nobody could say what
             came of it.
         given_up: Its worker wants it back.
+        lost: Its lease was lost, and somebody else has the job.
+        begun: It has been started; before that it cannot be cancelled, only not begin.
     """
 
     def __init__(self, job: Job[..., ..., Any], order: Order, around: Surroundings) -> None:
         self.job = job
         self.order = order
         self.error: BaseException | None = None
+        self.begun = False
         self.settling = False
         self.given_up = False
+        self.lost = False
         self._around = around
         self.journey = Journey(
             "job",
@@ -89,6 +93,9 @@ class Attempt:
 
     async def run(self) -> Ending:
         """Run to the end; whatever the job raises is in `error`."""
+        if self.given_up:
+            return "back"
+        self.begun = True
         with travelling(self.journey):
             try:
                 await self._call()
@@ -97,7 +104,10 @@ class Attempt:
             except BaseException as error:  # noqa: BLE001 - the user's code raises anything
                 self.settling = True
                 self.error = self.journey.error = error
-                await self._roll_back()
+                try:
+                    await self._roll_back()
+                except BaseException as later:  # noqa: BLE001 - a kept COMMIT that failed, say
+                    self.error = later
                 return self._judge(error)
 
     def _judge(self, error: BaseException) -> Ending:
@@ -105,7 +115,9 @@ class Attempt:
             return "back"
         if isinstance(error, LeaseLost):
             return "lost"
-        return "crashed" if isinstance(error, WorkerKilled) else "failed"
+        # A process of its own that died is a crash; one that it asked for by itself is an error.
+        own = self.job.body == "process"
+        return "crashed" if own and isinstance(error, WorkerKilled) else "failed"
 
     async def _call(self) -> None:
         scope = asyncio.timeout(self.job.timeout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zoneinfo
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from cronsim import CronSim, CronSimError
 
@@ -12,7 +12,9 @@ from clearway.errors import JobDeclarationInvalid
 
 _SHORTEST_LATE = 5.0  # workers look every second
 _LONGEST_LATE = 2_592_000.0  # for 30 days the store remembers which moments were enqueued
-_MOST_SLOTS = 100_000  # a slot every second, for a day: more is not walked in one look
+_SPANS = (
+    timedelta(minutes=1), timedelta(hours=1), timedelta(days=1), timedelta(seconds=_LONGEST_LATE),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +23,10 @@ class Schedule:
 
     Args:
         expression: Five fields as in crontab(5), or six with seconds first.
-        timezone: A name of the IANA database. Where clocks change, a job that is due at an
-            hour that does not exist runs right after the gap, and one at an hour that comes
-            twice runs once, as with Debian's cron.
+        timezone: A name of the IANA database. Where clocks change, a job for a fixed time that
+            does not exist runs right after the gap, and one for a time that comes twice runs
+            once, as with Debian's cron; where hour or minute begins with `*` it goes by the
+            clock as it is.
         late: Seconds after its moment for which a missed run is made up for, 5 to 2,592,000; of
             several that were missed only the last is.
 
@@ -46,7 +49,7 @@ class Schedule:
             ) from error
         try:
             zoneinfo.ZoneInfo(self.timezone)
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError) as error:
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:  # a folder, say
             raise JobDeclarationInvalid(
                 f"there is no time zone {self.timezone!r}",
                 fix="name it as in the IANA database, such as Europe/Berlin; where the machine "
@@ -65,13 +68,19 @@ class Schedule:
             after: With a time zone.
             until: With a time zone.
         """
+        # Only as far back as it has to be: a schedule by the second has 86,400 moments a day.
+        for span in _SPANS:
+            moment = self._last_between(max(after, until - span), until)
+            if moment is not None or until - span <= after:
+                return moment
+        return None
+
+    def _last_between(self, after: datetime, until: datetime) -> datetime | None:
         zone = UTC if self.timezone == "UTC" else zoneinfo.ZoneInfo(self.timezone)
         # Forwards: backwards cronsim 2.8 skips a day in the hour that comes twice.
-        moments = CronSim(self.expression, after.astimezone(zone))
         last: datetime | None = None
-        for _ in range(_MOST_SLOTS):
-            moment = next(moments, None)
-            if moment is None or moment > until:
+        for moment in CronSim(self.expression, after.astimezone(zone)):
+            if moment > until:
                 break
             if moment > after:
                 last = moment.astimezone(UTC)

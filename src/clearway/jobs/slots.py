@@ -48,13 +48,18 @@ class Slots:
                 self._begin(_order(**order), channel)
             unwanted = message.get("cancel")
             for attempt in [one for one in self._running if str(one.order.token) == unwanted]:
-                self._give_up(attempt)
+                self._give_up(attempt, lost=message["lost"])
+            if "ping" in message:
+                channel.send({"answers": []})
         for attempt in list(self._running):
             self._give_up(attempt)
         if self._running:
             await asyncio.wait(self._running.values(), timeout=SETTLE_WITHIN)
 
     def _begin(self, order: Order, channel: Channel) -> None:
+        if order.name not in self._jobs:  # a version of the application that has it no more
+            self._answer(channel, {"token": str(order.token), "ending": "back"})
+            return
         attempt = Attempt(self._jobs[order.name], order, self._around)
         task = asyncio.create_task(
             self._run(attempt, channel), name=f"job {order.id}", context=contextvars.Context()
@@ -62,10 +67,13 @@ class Slots:
         self._running[attempt] = task
         task.add_done_callback(lambda _: self._running.pop(attempt))
 
-    def _give_up(self, attempt: Attempt) -> None:
+    def _give_up(self, attempt: Attempt, *, lost: bool = False) -> None:
+        """Have a run end; a thread goes on, which matters to nobody if the lease is lost."""
         if not attempt.settling:
             attempt.given_up = True
-            self._running[attempt].cancel()
+            attempt.lost = lost
+            if attempt.begun:
+                self._running[attempt].cancel()
 
     async def _run(self, attempt: Attempt, channel: Channel) -> None:
         permit = self._lane.try_acquire()
@@ -75,7 +83,7 @@ class Slots:
         with travelling(attempt.journey):
             _report(attempt, ending)
             # A thread goes on whatever we say: its job goes back once this process has ended.
-            if ending != "back" or attempt.job.body != "thread":
+            if ending != "back" or attempt.lost or attempt.job.body != "thread":
                 self._answer(channel, _answer(attempt, ending))
             for afterthought in attempt.journey.afterthoughts():
                 try:

@@ -166,7 +166,24 @@ class Store:
             columns: names, queues, bodies, arguments, delays, keys and windows, of one length.
             journey: `request_id` and `traceparent` of the caller.
         """
-        return await self._ids(on, "enqueue", **columns, **journey)
+        keys = sorted({key for key in columns["keys"] if key is not None})
+        if any(columns["windows"]):
+            await self._run(on, "let_go", service=self.service, keys=keys)
+        ids: list[int | None] = [None] * len(columns["keys"])
+        missing = list(range(len(ids)))
+        while missing:
+            chosen = {name: [column[i] for i in missing] for name, column in columns.items()}
+            result = await self._run(on, "enqueue", service=self.service, **chosen, **journey)
+            for i, row in zip(missing, result, strict=True):
+                ids[i] = row.id
+            missing = [i for i in missing if ids[i] is None]
+            if missing:  # somebody was first; or was, and is done by now: then once more
+                result = await self._run(on, "holders", service=self.service, keys=keys)
+                holders = {row.key: row.job_id for row in result}
+                for i in missing:
+                    ids[i] = holders.get(columns["keys"][i])
+                missing = [i for i in missing if ids[i] is None]
+        return [id for id in ids if id is not None]
 
     async def claim(
         self,
@@ -275,6 +292,13 @@ class Store:
         rows = result.all()
         return (rows[0].now if rows else None), {row.name: row.first_seen for row in rows}
 
+    async def adopt(self, on: Executes, names: Sequence[JobName]) -> None:
+        """Let waiting jobs take the kind of slot that this version of the application gives."""
+        await self._run(
+            on, "adopt", service=self.service, names=[name.name for name in names],
+            bodies=[name.body for name in names],
+        )  # fmt: skip
+
     async def tick(self, on: Executes, slots: Mapping[str, datetime]) -> list[tuple[int, str]]:
         """Enqueue moments of schedules that nobody has enqueued; return the jobs."""
         result = await self._run(
@@ -311,8 +335,6 @@ class Store:
         return [dict(row) for row in result.mappings()]
 
     async def _ids(self, on: Executes, name: str, /, **values: Any) -> list[int]:
-        if name == "enqueue":
-            values["service"] = self.service
         return [row.id for row in await self._run(on, name, **values)]
 
     async def _run(self, on: Executes, name: str, /, **values: Any) -> Result[Any]:

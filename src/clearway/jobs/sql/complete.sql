@@ -15,4 +15,10 @@ INSERT INTO {schema}.jobs_done (
 )
 SELECT id, service, queue, name, arguments, enqueued_at, started_at, attempts, crashes, request_id
 FROM gone
+-- An id may come twice where a sequence was not carried over to a new server.
+ON CONFLICT (id) DO UPDATE SET
+    service = excluded.service, queue = excluded.queue, name = excluded.name,
+    arguments = excluded.arguments, enqueued_at = excluded.enqueued_at,
+    started_at = excluded.started_at, finished_at = excluded.finished_at,
+    attempts = excluded.attempts, crashes = excluded.crashes, request_id = excluded.request_id
 RETURNING id

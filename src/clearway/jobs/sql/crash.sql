@@ -1,13 +1,12 @@
 -- A process died while it ran these jobs: not an attempt, but too many of it end in the failure
--- queue. With `lapsed` only what nobody has renewed in time. A row that is locked may be of a
--- stopped worker that was about to complete it: the next look will tell.
+-- queue. With `lapsed` only what nobody has renewed in time.
 WITH lost AS (
     SELECT j.id, mine.error
     FROM {schema}.jobs j
     JOIN unnest(CAST(:ids AS bigint[]), CAST(:tokens AS uuid[]), CAST(:errors AS text[]))
         AS mine(id, token, error) ON j.id = mine.id AND j.token = mine.token
     WHERE NOT CAST(:lapsed AS boolean) OR j.lease_until < now()
-    FOR UPDATE OF j SKIP LOCKED
+    FOR UPDATE OF j
 ),
 gone AS (
     DELETE FROM {schema}.jobs j USING lost

@@ -1,4 +1,5 @@
--- Any number of jobs by one statement. A key of `unique` that is held gives the holder's id.
+-- Any number of jobs by one statement. The id is NULL where a key of `unique` is held by somebody
+-- else, whose row is not locked: the run that holds it has to be able to let go of it.
 WITH wanted AS (
     SELECT *
     FROM unnest(
@@ -17,9 +18,7 @@ held AS (
     FROM numbered
     WHERE key IS NOT NULL
     ORDER BY key, position
-    ON CONFLICT (service, key) DO UPDATE SET
-        job_id = CASE WHEN k.ends <= now() THEN excluded.job_id ELSE k.job_id END,
-        ends = CASE WHEN k.ends <= now() THEN excluded.ends ELSE k.ends END
+    ON CONFLICT (service, key) DO NOTHING
     RETURNING key, job_id
 ),
 made AS (
@@ -32,6 +31,6 @@ made AS (
     FROM numbered n LEFT JOIN held h USING (key)
     WHERE n.key IS NULL OR h.job_id = n.id
 )
-SELECT coalesce(h.job_id, n.id) AS id
+SELECT CASE WHEN n.key IS NULL THEN n.id ELSE h.job_id END AS id
 FROM numbered n LEFT JOIN held h USING (key)
 ORDER BY n.position

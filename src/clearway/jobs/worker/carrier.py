@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,6 +48,7 @@ class Carrier:
         self._lifeline: socket.socket | None = None
         self._watch: asyncio.Task[None] | None = None
         self._kills_before = 0
+        self._pinged: float | None = None
         self.ready = False
 
     @property
@@ -65,10 +67,15 @@ class Carrier:
         self._kills_before = oom_kills()
         with theirs, line:
             fds = theirs.fileno(), line.fileno()
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command, *map(str, fds), str(os.getpid()),
-                pass_fds=fds, start_new_session=True, stdin=asyncio.subprocess.DEVNULL,
-            )  # fmt: skip
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command, *map(str, fds), str(os.getpid()),
+                    pass_fds=fds, start_new_session=True, stdin=asyncio.subprocess.DEVNULL,
+                )  # fmt: skip
+            except OSError as error:
+                ours.close()
+                self._lifeline.close()
+                raise CarrierFailed(f"no process could be started: {error}") from error
         self._channel = await Channel.over(ours)
         try:
             async with asyncio.timeout(START_WITHIN):
@@ -99,9 +106,21 @@ class Carrier:
         """Have it run jobs."""
         self._send({"run": [_order(order) for order in orders]})
 
-    def cancel(self, order: Order) -> None:
-        """Have it give up a run; it answers when that has ended."""
-        self._send({"cancel": str(order.token)})
+    def cancel(self, order: Order, *, lost: bool) -> None:
+        """Have it give up a run; it answers when that has ended.
+
+        Args:
+            order: What is given up.
+            lost: Its lease was lost; else it is asked for back.
+        """
+        self._send({"cancel": str(order.token), "lost": lost})
+
+    def silent_for(self) -> float:
+        """Ask whether its loop turns; return for how many seconds it has not answered that."""
+        if self._pinged is None:
+            self._pinged = time.monotonic()
+            self._send({"ping": True})
+        return time.monotonic() - self._pinged
 
     def kill(self) -> None:
         """Kill it and all that it has started, now."""
@@ -138,6 +157,7 @@ class Carrier:
     async def _read(self, on_answers: OnAnswers) -> None:
         assert self._channel is not None
         while (message := await self._channel.receive()) is not None:
+            self._pinged = None
             on_answers(self, message["answers"])
 
     async def _bury(self) -> None:

@@ -17,15 +17,19 @@ from clearway.jobs import retry
 from clearway.jobs.attempt import Ending
 from clearway.jobs.store import Order, Store
 from clearway.jobs.worker.carrier import Answer, Carrier
-from clearway.jobs.worker.contact import Contact
+from clearway.jobs.worker.contact import Contact, Refused
 from clearway.jobs.worker.manifest import Terms
 
 T = TypeVar("T")
 
 _log = logging.getLogger("clearway.jobs")
 
-GRACE = 5.0
-"""Seconds after its timeout in which a job's process has to say so itself."""
+SPARE = 1.0
+"""Seconds after its timeout in which a run has to end, before its process is asked how it is."""
+LAST = 60.0
+"""Seconds after its timeout in which a run has to end in any case: a COMMIT has 30."""
+_TRIES = 5  # to write one ending that the database refuses
+_PAUSE = 0.2  # seconds between them
 
 
 @dataclass(slots=True, eq=False)
@@ -54,8 +58,13 @@ class Claim:
 
     @property
     def overdue(self) -> bool:
-        """Say whether its process should have said long ago that its time is over."""
-        return time.monotonic() > self.since + self.terms.timeout + GRACE
+        """Say whether it should have ended by now."""
+        return self.over > SPARE
+
+    @property
+    def over(self) -> float:
+        """Return the seconds since its time was up; less than 0 before."""
+        return time.monotonic() - self.since - self.terms.timeout
 
 
 class Claims:
@@ -125,7 +134,10 @@ class Claims:
             if claim.unwanted:
                 self.end(claim, "back")
             elif claim.overdue:
-                claim.error = f"it took longer than {claim.terms.timeout:g} s and blocked its loop"
+                claim.error = (
+                    f"it took longer than {claim.terms.timeout:g} s, and its process had to be "
+                    "killed: it blocked the loop, or would not end"
+                )
                 self.end(claim, "failed")
             else:
                 claim.error = f"its process died: {reason}"
@@ -138,13 +150,18 @@ class Claims:
         self._something_ended.set()
         self._freed()
 
-    def give_up(self, claim: Claim) -> None:
-        """Have a run cancelled; it ends when its process says so, or is killed."""
+    def give_up(self, claim: Claim, *, lost: bool = False) -> None:
+        """Have a run cancelled; it ends when its process says so, or is killed.
+
+        Args:
+            claim: The run.
+            lost: Its lease was lost; else it is asked for back.
+        """
         claim.unwanted = True
         if claim.carrier is None:
             self.end(claim, "back")
         elif claim.carrier.ready:
-            claim.carrier.cancel(claim.order)
+            claim.carrier.cancel(claim.order, lost=lost)
 
     async def renew(self) -> None:
         """Renew every lease, and give up the runs whose lease was lost."""
@@ -157,7 +174,7 @@ class Claims:
             # One that has ended meanwhile is gone because it was written.
             if claim.order.token not in kept and claim.ending is None and not claim.unwanted:
                 _log.warning("the lease of a job was lost", extra=_fields(claim))
-                self.give_up(claim)
+                self.give_up(claim, lost=True)
 
     async def write(self) -> None:
         """Write what has ended, for ever, in batches."""
@@ -165,9 +182,34 @@ class Claims:
             await self._something_ended.wait()
             self._something_ended.clear()
             batch, self._ended = self._ended, []
-            await self._contact.insist(partial(self._record, batch))
+            await self._write(batch)
             for claim in batch:
                 del self._held[claim.order.token]
+
+    async def _write(self, batch: Sequence[Claim]) -> None:
+        """Write a batch; one that is refused is written one by one, so that it harms no other."""
+        try:
+            await self._contact.insist(partial(self._record, batch))
+        except Refused:
+            if len(batch) > 1:
+                for claim in batch:
+                    await self._write([claim])
+                return
+            await self._write_stubborn(batch[0])
+
+    async def _write_stubborn(self, claim: Claim) -> None:
+        for _ in range(_TRIES):
+            await asyncio.sleep(_PAUSE)
+            try:
+                await self._contact.insist(partial(self._record, [claim]))
+            except Refused as error:
+                refusal = error
+            else:
+                return
+        _log.error(
+            "how a job ended cannot be written; it runs again when its lease is over",
+            extra=_fields(claim) | {"ending": claim.ending, "error": str(refusal)},
+        )
 
     async def _record(self, batch: Sequence[Claim], on: AsyncConnection) -> None:
         store = self._store

@@ -13,7 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clearway.db import Database
-from clearway.errors import ClearwayError
+from clearway.db.faults import connection_lost
+from clearway.errors import ClearwayError, DatabaseDown, DatabaseRefused, PoolBusy, ServerFull
 from clearway.settings import DatabaseSettings
 
 T = TypeVar("T")
@@ -21,10 +22,20 @@ T = TypeVar("T")
 _log = logging.getLogger("clearway.jobs")
 
 CONNECTIONS = 4
+_MORE_AT_PEAKS = 2
 _LONGEST_PAUSE = 2.0
+_LEAST_BOUND = 5.0
+_EAR_CHECK = 15.0  # seconds between two looks at whether the connection that listens still lives
+_OUTAGE = (DatabaseDown, DatabaseRefused, ServerFull, OSError, asyncpg.InternalClientError)
 
-LOST = (ClearwayError, SQLAlchemyError, OSError)
-"""What a statement raises whose effect is not known, or that had none."""
+LOST = (
+    ClearwayError, SQLAlchemyError, OSError, asyncpg.InterfaceError, asyncpg.InternalClientError,
+)  # fmt: skip
+"""What a statement raises that had no effect, or whose effect is not known."""
+
+
+class Refused(Exception):
+    """The server is there, and refuses a statement: trying again as it is makes no sense."""
 
 
 class Contact:
@@ -33,13 +44,14 @@ class Contact:
     Args:
         settings: The application's; the pool is a small one of the worker's own.
         service: PostgreSQL's application_name.
-        lease: Seconds; a silence of half of it is an outage.
+        lease: Seconds; a silence of half of it is an outage, and no statement may take longer.
     """
 
     def __init__(self, settings: DatabaseSettings, service: str, lease: float) -> None:
-        own = {"pool_size": CONNECTIONS, "max_overflow": 0, "enabled": True}
+        own = {"pool_size": CONNECTIONS, "max_overflow": _MORE_AT_PEAKS, "enabled": True}
         self._database = Database(settings.model_copy(update=own), service)
         self._lease = lease
+        self._bound = max(_LEAST_BOUND, lease / 2)
         self._since: float | None = None
         self._last = 0.0
         self._outages = 0
@@ -68,27 +80,33 @@ class Contact:
         await self._database.close()
 
     async def run(self, call: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Run statements once.
+        """Run statements once, in bounded time: a connection may have died without a word.
 
         Raises:
-            ClearwayError, SQLAlchemyError, OSError: `LOST`: the effect is not known.
+            ClearwayError, SQLAlchemyError, OSError: One of `LOST`.
         """
         try:
-            async with self._engine.connect() as connection:
+            async with asyncio.timeout(self._bound), self._engine.connect() as connection:
                 result = await call(connection)
         except LOST as error:
-            self._lose(error)
+            self._note(error)
             raise
         self._reach()
         return result
 
     async def insist(self, call: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Run statements until they succeed; they have to bear being run twice."""
+        """Run statements until they succeed; they have to bear being run twice.
+
+        Raises:
+            Refused: The server is there, and it is the statements that it does not take.
+        """
         pause = 0.05
         while True:
             try:
                 return await self.run(call)
-            except LOST:
+            except LOST as error:
+                if not _is_outage(error) and not isinstance(error, PoolBusy):
+                    raise Refused(str(error)) from error
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -100,7 +118,7 @@ class Contact:
             call: Also called once in the beginning, for what came before.
 
         Raises:
-            ClearwayError, SQLAlchemyError, OSError: `LOST`.
+            ClearwayError, SQLAlchemyError, OSError: One of `LOST`.
         """
         over = asyncio.Event()
         async with self._engine.connect() as connection:
@@ -109,7 +127,12 @@ class Contact:
             try:
                 await driver.add_listener(channel, lambda *_: call())
                 call()
-                await over.wait()
+                while not over.is_set():
+                    try:
+                        async with asyncio.timeout(_EAR_CHECK):
+                            await over.wait()
+                    except TimeoutError:
+                        await driver.fetchval("SELECT 1", timeout=self._bound)
             except asyncpg.PostgresError as error:
                 raise ConnectionError(f"LISTEN failed: {error}") from error
             finally:
@@ -127,11 +150,19 @@ class Contact:
                 self._said = ""
         self._last = now
 
-    def _lose(self, error: BaseException) -> None:
-        if self._last:
-            self._outages += 1
-        self._since = None
-        said = error.what if isinstance(error, ClearwayError) else str(error)
+    def _note(self, error: BaseException) -> None:
+        """Note an outage; a statement that the server refuses is none."""
+        said = error.what if isinstance(error, ClearwayError) else str(error) or repr(error)
+        if _is_outage(error):
+            self._outages += bool(self._last)
+            self._since = None
+            what = "the worker cannot use its database, and tries on: %s"
+        else:
+            what = "a statement of the worker failed: %s"
         if said != self._said:
             self._said = said
-            _log.error("the worker cannot use its database, and tries on: %s", said)
+            _log.error(what, said)
+
+
+def _is_outage(error: BaseException) -> bool:
+    return isinstance(error, _OUTAGE) or connection_lost(error)

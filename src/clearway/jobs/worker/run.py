@@ -44,6 +44,8 @@ async def work(command: Sequence[str]) -> int:
         worker = Worker(command, manifest)
         for number in _STOPPING:
             loop.add_signal_handler(number, worker.stop)  # touchpoint: worker-stop
+        if stopped.is_set():  # it came when the application was just up
+            worker.stop()
         await worker.run(carrier)
     return 0
 

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,8 +18,7 @@ from clearway.settings import JobSettings
 
 _log = logging.getLogger("clearway.jobs")
 
-EVERY = 1.0
-"""Seconds between two looks."""
+_EVERY = 1.0  # seconds between two looks, at most: a look is also what keeps the contact
 _ANNOUNCE_EVERY = 30.0
 _CLEAN_EVERY = 60.0
 _CLEAN_MOST = 20_000  # jobs in one statement: more than a worker does in a second
@@ -32,17 +31,21 @@ class Upkeep:
         store: The statements.
         contact: Runs them.
         settings: How long a lease is, and what is kept.
+
+    Attributes:
+        every: Seconds between two looks.
     """
 
     def __init__(self, store: Store, contact: Contact, settings: JobSettings) -> None:
+        self.every = min(_EVERY, settings.lease / 4)
         self._store = store
         self._contact = contact
         self._settings = settings
         self._terms: Mapping[str, Terms] = {}
         self._announce_every = min(_ANNOUNCE_EVERY, settings.unknown_patience / 3)
         self._announced: float | None = None
-        self._cleaned = 0.0
-        self._skew = timedelta()
+        self._cleaned: float | None = None
+        self._server: tuple[datetime, float] | None = None  # its time, and ours on our clock
         self._ticked: dict[str, datetime] = {}
 
     def know(self, terms: Mapping[str, Terms]) -> None:
@@ -51,39 +54,33 @@ class Upkeep:
         self._announced = None
 
     async def keep(self) -> None:
-        """Look after everything, for ever."""
+        """Look after everything, for ever; what fails keeps nothing else from being done."""
         while True:
-            with suppress(*LOST):  # the contact says so
-                await self._contact.run(self._look)
-            await asyncio.sleep(EVERY)
-
-    async def _look(self, on: AsyncConnection) -> None:
-        now = time.monotonic()
-        if self._announced is None or now - self._announced >= self._announce_every:
-            await self._announce(on)
-            self._announced = now
-        await self._tick(on)
-        if self._contact.trusted:
-            await self._sweep(on)
-        if now - self._cleaned >= _CLEAN_EVERY:
-            keep_done, keep_failed = self._settings.keep_done, self._settings.keep_failed
-            gone = await self._store.clean(
-                on, keep_done=keep_done, keep_failed=keep_failed, most=_CLEAN_MOST
-            )
-            if gone < _CLEAN_MOST:  # else there is more, and the next look goes on
-                self._cleaned = now
+            for duty in (self._announce, self._tick, self._sweep, self._clean):
+                with suppress(*LOST):  # the contact says so
+                    await self._contact.run(duty)
+            await asyncio.sleep(self.every)
 
     async def _announce(self, on: AsyncConnection) -> None:
+        began = time.monotonic()
+        if self._announced is not None and began - self._announced < self._announce_every:
+            return
         names = [terms.name for terms in self._terms.values()]
         now, first_seen = await self._store.announce(on, names)
         if now is not None:
-            self._skew = now - datetime.now(UTC)
+            self._server = now, time.monotonic()
+        await self._store.adopt(on, names)
         for name, since in first_seen.items():
             # A moment from before a schedule was known is nobody's to make up for.
             self._ticked[name] = max(self._ticked.get(name, since), since)
+        self._announced = began
 
     async def _tick(self, on: AsyncConnection) -> None:
-        now = datetime.now(UTC) + self._skew  # the server's: workers agree on it
+        if self._server is None:
+            return
+        # The server's clock, on which workers agree; not ours, which somebody may set.
+        there, then = self._server
+        now = there + timedelta(seconds=time.monotonic() - then)
         slots: dict[str, datetime] = {}
         for name, terms in self._terms.items():
             if terms.schedule is None:
@@ -102,6 +99,8 @@ class Upkeep:
             await self._store.notify(on)
 
     async def _sweep(self, on: AsyncConnection) -> None:
+        if not self._contact.trusted:
+            return
         lapsed = await self._store.lapsed(on, self._settings.lease)
         if lapsed:
             errors = ["its worker was gone: nobody renewed its lease"] * len(lapsed)
@@ -116,3 +115,15 @@ class Upkeep:
                 "job is in the failure queue",
                 extra={"job_id": id, "job": name, "error": "no worker knows a job of this name"},
             )
+
+    async def _clean(self, on: AsyncConnection) -> None:
+        now = time.monotonic()
+        if self._cleaned is not None and now - self._cleaned < _CLEAN_EVERY:
+            return
+        self._cleaned = now
+        keep_done, keep_failed = self._settings.keep_done, self._settings.keep_failed
+        gone = await self._store.clean(
+            on, keep_done=keep_done, keep_failed=keep_failed, most=_CLEAN_MOST
+        )
+        if gone == _CLEAN_MOST:  # there is more, and the next look goes on
+            self._cleaned = None

@@ -12,20 +12,20 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clearway.jobs.store import Order, Store
 from clearway.jobs.worker.carrier import Carrier, CarrierFailed
-from clearway.jobs.worker.claims import Claim, Claims
+from clearway.jobs.worker.claims import LAST, Claim, Claims
 from clearway.jobs.worker.contact import LOST, Contact
 from clearway.jobs.worker.manifest import Manifest
-from clearway.jobs.worker.upkeep import EVERY, Upkeep
+from clearway.jobs.worker.upkeep import Upkeep
 
 _log = logging.getLogger("clearway.jobs")
 
 _MOST = 500  # jobs in one claim
+_SILENCE = 5.0  # seconds in which the loop of a process has to turn
 _OVERDUE_EVERY = 0.5  # seconds between two looks for runs past their time
 _EAR_PAUSE = 1.0  # seconds before listening again
 _STEP = 0.02  # seconds between two looks at whether runs have ended
@@ -60,6 +60,7 @@ class Worker:
         self._upkeep.know(self._terms)
         self._carrier: Carrier | None = None
         self._alone: Carrier | None = None
+        self._claiming = asyncio.Lock()
         self._vacant = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurried = False
@@ -125,25 +126,29 @@ class Worker:
             most = min(_MOST, slots - self._claims.occupied(body, carrier))
             if most <= 0 or not names:
                 continue
-            orders = await self._contact.run(
-                partial(self._claim_for, body=body, names=names, most=most)
-            )
-            claims = self._claims.take(orders, self._terms)
-            if self._stopping.is_set() or not carrier.ready:
-                for claim in claims:
-                    self._claims.end(claim, "back")
-            elif claims:
-                self._claims.hand_over(claims, carrier)
-            more = more or len(orders) == most
+            async with self._claiming:
+                claims = await self._take(body=body, names=names, most=most)
+                if self._stopping.is_set() or not carrier.ready:
+                    for claim in claims:
+                        self._claims.end(claim, "back")
+                elif claims:
+                    self._claims.hand_over(claims, carrier)
+            more = more or len(claims) == most
         return more
 
-    async def _claim_for(
-        self, on: AsyncConnection, *, body: str, names: list[str], most: int, alone: bool = False
-    ) -> list[Order]:
-        queues, lease = self._settings.queues, self._settings.lease
-        return await self._store.claim(
-            on, body, names=names, queues=queues, most=most, lease=lease, alone=alone
-        )
+    async def _take(
+        self, *, body: str, names: list[str], most: int, alone: bool = False
+    ) -> list[Claim]:
+        """Claim jobs, and hold their leases from then on."""
+        terms, settings = self._terms, self._settings
+
+        async def claim(on: AsyncConnection) -> list[Order]:
+            return await self._store.claim(
+                on, body, names=names, queues=settings.queues, most=most, lease=settings.lease,
+                alone=alone,
+            )  # fmt: skip
+
+        return self._claims.take(await self._contact.run(claim), terms)
 
     async def _renew(self) -> None:
         while True:
@@ -160,15 +165,19 @@ class Worker:
             await asyncio.sleep(_EAR_PAUSE)
 
     async def _end_overdue(self) -> None:
-        """Kill the process of a run that is past its time: its loop is blocked."""
+        """Kill the process of a run that is past its time, if its loop is blocked or it hangs."""
         while True:
             await asyncio.sleep(_OVERDUE_EVERY)
             running = self._claims.running
-            blocked = {claim.carrier for claim in running if claim.overdue and claim.carrier}
-            for carrier in blocked:
+            overdue = [claim for claim in running if claim.overdue and claim.carrier]
+            late = {claim.carrier for claim in overdue if claim.over > LAST}
+            asked = {claim.carrier for claim in overdue} - late
+            for carrier in late | {one for one in asked if one and one.silent_for() > _SILENCE}:
+                if carrier is None:
+                    continue
                 for claim in running:
                     claim.unwanted |= claim.carrier is carrier and not claim.overdue
-                _log.error("the process of jobs blocked its loop and is killed")
+                _log.error("the process of jobs did not end a run in time, and is killed")
                 carrier.kill()
 
     # Processes
@@ -213,15 +222,16 @@ class Worker:
     async def _run_alone(self) -> None:
         """Run what has crashed twice one at a time, each in a process with no other job."""
         while not self._stopping.is_set():
-            await _event_or(self._stopping, EVERY)
+            await _event_or(self._stopping, self._upkeep.every)
             names = [name for name, terms in self._terms.items() if terms.name.body == "loop"]
             if not names:
                 continue
-            claim_one = partial(self._claim_for, body="loop", names=names, most=1, alone=True)
+            claims: list[Claim] = []
             with suppress(*LOST):
-                orders = await self._contact.run(claim_one)
-                for claim in self._claims.take(orders, self._terms):
-                    await self._isolate(claim)
+                async with self._claiming:
+                    claims = await self._take(body="loop", names=names, most=1, alone=True)
+            for claim in claims:
+                await self._isolate(claim)
 
     async def _isolate(self, claim: Claim) -> None:
         carrier = self._alone = Carrier(self._command)
@@ -243,6 +253,10 @@ class Worker:
     async def _drain(self) -> None:
         """Let jobs end, give back those that do not, and write how each has ended."""
         within = self._within
+        # A claim that is under way has its answer first: else nobody would know what it took.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_WRITE * within), self._claiming:
+                pass
         await self._until(lambda: not self._claims.running or self._hurried, _FINISH * within)
         for claim in self._claims.running:
             self._claims.give_up(claim)
