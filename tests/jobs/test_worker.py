@@ -92,6 +92,7 @@ async def test_a_job_runs_no_longer_than_its_timeout(works: Works) -> None:
     """One on the loop is cancelled and rolled back, a busy process is killed."""
     async with works.service() as session:
         await jobs.slow.enqueue(session, note="slow")
+        await jobs.impatient.enqueue(session)
         await jobs.endless.enqueue(session)
     with works.worker() as worker:
         assert await works.settled()
@@ -102,6 +103,7 @@ async def test_a_job_runs_no_longer_than_its_timeout(works: Works) -> None:
     failed = await works.failed()
     assert "took longer than 0.3 s" in failed["slow"]["error"]
     assert "took longer than 4 s" in failed["endless"]["error"]
+    assert failed["impatient"]["error"].startswith("CallTimedOut")  # its own, not the job's
 
 
 async def test_a_job_that_blocks_the_loop_costs_its_neighbours_nothing(works: Works) -> None:
@@ -122,7 +124,7 @@ async def test_a_job_that_blocks_the_loop_costs_its_neighbours_nothing(works: Wo
     assert await works.rows(counts) == [10] * 5
     failed = await works.failed()
     assert list(failed) == ["blocking"]
-    assert "blocked its loop" in failed["blocking"]["error"]
+    assert "had to be killed" in failed["blocking"]["error"]
 
 
 async def test_log_lines_of_a_job_have_the_request_id(works: Works) -> None:
