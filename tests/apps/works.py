@@ -13,7 +13,16 @@ from pathlib import Path
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from clearway import Clearway, DbSession, JobContext, Settings, current_journey, get_logger, job
+from clearway import (
+    Clearway,
+    DbSession,
+    JobContext,
+    Settings,
+    current_journey,
+    get_logger,
+    job,
+    offload,
+)
 from clearway.jobs.declare import registry
 
 DDL = "create table effect (id serial primary key, note text not null)"
@@ -209,6 +218,12 @@ async def slow(session: DbSession, note: str) -> None:
     """Take longer than it may."""
     await add(session, note)
     await asyncio.sleep(60)
+
+
+@job(retries=0)
+async def impatient() -> None:
+    """Give up a call of its own."""
+    await offload.thread(time.sleep, 3.0, timeout=0.2)
 
 
 @job(retries=0)

@@ -207,7 +207,7 @@ class Claims:
             else:
                 return
         _log.error(
-            "how a job ended cannot be written; it runs again when its lease is over",
+            "how a job ended cannot be written",  # it runs again when its lease is over
             extra=_fields(claim) | {"ending": claim.ending, "error": str(refusal)},
         )
 
