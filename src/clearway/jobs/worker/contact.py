@@ -13,8 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clearway.db import Database
-from clearway.db.faults import connection_lost
-from clearway.errors import ClearwayError, DatabaseDown, DatabaseRefused, PoolBusy, ServerFull
+from clearway.db.faults import connection_lost, sqlstate
+from clearway.errors import ClearwayError, DatabaseDown, DatabaseRefused, ServerFull
 from clearway.settings import DatabaseSettings
 
 T = TypeVar("T")
@@ -26,6 +26,7 @@ _MORE_AT_PEAKS = 2
 _LONGEST_PAUSE = 2.0
 _LEAST_BOUND = 5.0
 _EAR_CHECK = 15.0  # seconds between two looks at whether the connection that listens still lives
+_REFUSALS = ("22", "23", "P0")  # classes of SQLSTATE: data, integrity, RAISE
 _OUTAGE = (DatabaseDown, DatabaseRefused, ServerFull, OSError, asyncpg.InternalClientError)
 
 LOST = (
@@ -35,7 +36,7 @@ LOST = (
 
 
 class Refused(Exception):
-    """The server is there, and refuses a statement: trying again as it is makes no sense."""
+    """The server refuses what a statement would store: trying again as it is makes no sense."""
 
 
 class Contact:
@@ -98,14 +99,14 @@ class Contact:
         """Run statements until they succeed; they have to bear being run twice.
 
         Raises:
-            Refused: The server is there, and it is the statements that it does not take.
+            Refused: The server does not take the data: a constraint, a trigger, an encoding.
         """
         pause = 0.05
         while True:
             try:
                 return await self.run(call)
             except LOST as error:
-                if not _is_outage(error) and not isinstance(error, PoolBusy):
+                if (sqlstate(error) or "").startswith(_REFUSALS):
                     raise Refused(str(error)) from error
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
