@@ -8,9 +8,9 @@ import asyncpg
 import httpx2
 import pytest
 
-from support.guide import Recipe, names, query, same_but_for_the_id
+from support.guide import Recipe, names, observed, query
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 
 async def answered_before_commit(recipe: Recipe, way: str, url: str) -> bool:
@@ -52,10 +52,10 @@ async def test_the_recipe_says_201_and_then_commits(table: str, app_url: str) ->
 async def test_the_line_alone_commits_nothing_and_opens_nothing(table: str, app_url: str) -> None:
     """The same 201 before COMMIT, and the lane `requests` has it until COMMIT is through."""
     recipe = Recipe("session", DATABASE_URL=app_url)
-    assert same_but_for_the_id(recipe, "GET /items/a", "POST /items/a?parent=x")
+    lanes = observed(recipe, "GET /items/a", "POST /items/a?parent=x")
     assert await answered_before_commit(recipe, "observed", table)
     with recipe.served("observed", CLEARWAY_SERVICE__NAME="ours") as service:
-        lanes = httpx2.get(f"{service.url}/lanes").json()
+        assert httpx2.get(f"{service.url}/lanes").status_code == 200
         ours = await query(
             table, "select pid from pg_stat_activity where application_name = 'ours'"
         )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 
 import httpx2
+import pytest
 
-from support.guide import Recipe, same_but_for_the_id
+from support.guide import Recipe, observed
 from support.pipes import Pipe
 from support.process import Service
+
+pytestmark = pytest.mark.timeout(120)
 
 RECIPE = Recipe("logs")
 STALL = 2.0
@@ -35,7 +38,7 @@ def test_the_recipe_stops_with_its_reader() -> None:
 
 def test_the_line_alone_leaves_every_line_as_it_was_and_has_the_time() -> None:
     """The same bytes in the stream, the same stop; the lane of the requests knows how long."""
-    assert same_but_for_the_id(RECIPE, "GET /orders/17", "GET /ping", "GET /missing")
+    observed(RECIPE, "GET /orders/17", "GET /ping", "GET /missing")
 
     with Pipe() as pipe, RECIPE.served("observed", stdout=pipe.writer) as service:
         pipe.fill()

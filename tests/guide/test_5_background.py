@@ -8,10 +8,10 @@ import httpx2
 import pytest
 
 from apps.guide.work import gate
-from support.guide import Recipe, names, same_but_for_the_id
+from support.guide import Recipe, names, observed
 from support.pipes import eventually
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ async def test_the_line_alone_shows_that_the_request_goes_on_after_its_answer(
     recipe: Recipe, marks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tasks run as they did; until the last has ended, the request is in the lane `requests`."""
-    assert same_but_for_the_id(recipe, "GET /people/ada", "POST /people/ada?parent=x")
+    observed(recipe, "GET /people/ada", "POST /people/ada?parent=x")
 
     monkeypatch.setenv("MARKS", str(marks))
     with recipe.served("observed") as service:

@@ -13,10 +13,10 @@ import httpx2
 import pytest
 
 from apps.guide.work import gate
-from support.guide import Recipe, names, query, same_but_for_the_id
+from support.guide import Recipe, names, observed, query
 from support.worker import Works
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
@@ -65,11 +65,10 @@ async def test_the_line_alone_knows_of_no_queue_and_adds_no_table(
 ) -> None:
     """Answers are what they were, a rolled-back order is begun as before, no schema appears."""
     gate().touch()
-    assert same_but_for_the_id(recipe, "GET /invoices/a", "POST /invoices/a?credit=x")
+    lanes = observed(recipe, "GET /invoices/a", "POST /invoices/a?credit=x")
     with recipe.served("observed") as service:
         refused = httpx2.post(f"{service.url}/invoices/refused", params={"credit": False})
         assert works.comes("drawn refused")
-        lanes = httpx2.get(f"{service.url}/lanes").json()
     assert refused.status_code == 409
     assert "jobs" not in lanes
     assert await query(table, "select 1 from pg_namespace where nspname = 'clearway'") == []

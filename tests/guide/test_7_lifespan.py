@@ -10,8 +10,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from support.guide import Recipe, same_but_for_the_id
+from support.guide import Recipe, observed
 from support.process import TESTS, free_port
+
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def test_the_recipe_leaves_the_first_open_when_the_second_fails(
 
 def test_the_line_alone_adds_probes_and_fails_as_before(recipe: Recipe, marks: Path) -> None:
     """`/livez` and `/readyz` answer where the app did not; the app's own lifespan is the app's."""
-    assert same_but_for_the_id(recipe, "GET /classify", "GET /missing")
+    observed(recipe, "GET /classify", "GET /missing")
     probes = ("/livez", "/readyz")
     with recipe.served("before") as service:
         assert [httpx2.get(service.url + path).status_code for path in probes] == [404, 404]

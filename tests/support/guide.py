@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO
 
@@ -59,11 +59,12 @@ class Recipe:
         with self.served(way, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as service:
             with httpx2.Client(base_url=service.url, timeout=30) as client:
                 answers = [client.request(*call.split(maxsplit=1)) for call in calls]
+                lanes = client.get("/lanes").json() if way == "observed" else {}
             service.stop()
             assert service.process.stdout is not None
             text = service.process.stdout.read().decode()
             service.process.stdout.close()
-        return Told(answers, text)
+        return Told(answers, text, lanes)
 
 
 class Told:
@@ -74,9 +75,16 @@ class Told:
             and without the header that the line adds.
         ids: The request ids that the answers had.
         lines: What it wrote, without process ids, ports and times of day.
+        lanes: How its lanes stood in the end; the line alone has them.
     """
 
-    def __init__(self, answers: Sequence[httpx2.Response], text: str) -> None:
+    def __init__(
+        self,
+        answers: Sequence[httpx2.Response],
+        text: str,
+        lanes: Mapping[str, Mapping[str, float]],
+    ) -> None:
+        self.lanes = lanes
         self.ids = [answer.headers.get("x-request-id") for answer in answers]
         self.answers = [
             (
@@ -87,18 +95,27 @@ class Told:
             for answer in answers
         ]
         text = re.sub(r"\[\d+\]|127\.0\.0\.1:\d+|\d{4}-\d\d-\d\dT[\d:.]+Z", "N", text)
-        self.lines = [line for line in text.splitlines() if "livez" not in line]
+        self.lines = [
+            line for line in text.splitlines() if "/livez" not in line and "/lanes" not in line
+        ]
 
 
 _VARY = {"date", "x-request-id"}
 
 
-def same_but_for_the_id(recipe: Recipe, *calls: str) -> bool:
-    """Say whether the line changes nothing: answers and lines alike, one new header."""
-    before, observed = recipe.told("before", *calls), recipe.told("observed", *calls)
+def observed(recipe: Recipe, *calls: str) -> Mapping[str, Mapping[str, float]]:
+    """Make calls with the line alone, and return how the lanes stood then.
+
+    Raises:
+        AssertionError: Something in the answers or in what the service wrote is not as it was
+            without the line, but for the one new header.
+    """
+    before, after = recipe.told("before", *calls), recipe.told("observed", *calls)
     assert before.ids == [None] * len(calls)
-    assert len(set(observed.ids) - {None}) == len(calls)
-    return (before.answers, before.lines) == (observed.answers, observed.lines)
+    assert len(set(after.ids) - {None}) == len(calls), "each has an id of its own"
+    assert before.answers == after.answers
+    assert before.lines == after.lines
+    return after.lanes
 
 
 async def query(url: str, sql: str) -> list[object]:

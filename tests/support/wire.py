@@ -19,23 +19,23 @@ class Wire:
         self._target = (host, port)
         self.port = 0
         self.trips = 0
-        self._carrying: set[asyncio.Task[None]] = set()
+        self._carrying: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._dead: set[asyncio.Task[None]] = set()
 
     def swallow(self) -> None:
         """From now on carry nothing over the connections that there are, and keep them open."""
-        self._dead |= self._carrying
+        self._dead.update(self._carrying)
 
     async def close(self) -> None:
         """Cut what is still connected: a client that was killed has said no goodbye."""
-        for task in self._carrying:
-            task.cancel()
+        for writer in self._carrying.values():
+            writer.close()  # both directions then read their end
         await asyncio.gather(*self._carrying, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._carrying.add(task)
+        self._carrying[task] = writer
         far_reader, far_writer = await asyncio.open_connection(*self._target)
         try:
             await self._carry(reader, writer, far_reader, far_writer)
@@ -44,7 +44,7 @@ class Wire:
                 end.close()
                 with suppress(OSError):
                     await end.wait_closed()
-            self._carrying.discard(task)
+            del self._carrying[task]
 
     async def _carry(
         self,
