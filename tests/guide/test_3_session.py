@@ -8,7 +8,7 @@ import asyncpg
 import httpx2
 import pytest
 
-from support.guide import Recipe, names, observed, query
+from support.guide import Recipe, commits_late, names, observed, query
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -37,6 +37,7 @@ async def answered_before_commit(recipe: Recipe, way: str, url: str) -> bool:
     return answered
 
 
+@commits_late
 async def test_the_recipe_says_201_and_then_commits(table: str, app_url: str) -> None:
     """The 201 arrives while nobody sees the row yet, and also where COMMIT fails."""
     recipe = Recipe("session", DATABASE_URL=app_url)
@@ -49,6 +50,7 @@ async def test_the_recipe_says_201_and_then_commits(table: str, app_url: str) ->
     assert "orphan" not in await names(table)
 
 
+@commits_late
 async def test_the_line_alone_commits_nothing_and_opens_nothing(table: str, app_url: str) -> None:
     """The same 201 before COMMIT, and the lane `requests` has it until COMMIT is through."""
     recipe = Recipe("session", DATABASE_URL=app_url)

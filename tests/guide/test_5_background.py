@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from apps.guide.work import gate
-from support.guide import Recipe, names, observed
+from support.guide import Recipe, commits_late, names, observed
 from support.pipes import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -28,6 +28,7 @@ def welcomed(recipe: Recipe, way: str, *paths: str) -> list[int]:
     return statuses
 
 
+@commits_late
 async def test_the_recipe_mails_about_rows_that_are_not_stored(
     recipe: Recipe, table: str, marks: Path
 ) -> None:
