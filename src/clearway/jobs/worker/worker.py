@@ -113,7 +113,8 @@ class Worker:
             except LOST:
                 more = False
             if not more:
-                await _event_or(self._work, self._settings.poll * random.uniform(0.8, 1.2))  # noqa: S311 - workers shall not look in step
+                jitter = random.uniform(0.8, 1.2)  # noqa: S311 - workers shall not look in step
+                await _event_or(self._work, self._settings.poll * jitter)
 
     async def _claim_once(self) -> bool:
         """Fill the free slots; return whether there may be more to claim."""
@@ -153,10 +154,8 @@ class Worker:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease / 3)
-            try:
+            with suppress(*LOST):  # the next comes in time
                 await self._claims.renew()
-            except LOST:
-                continue
 
     async def _listen(self) -> None:
         while True:
@@ -168,17 +167,18 @@ class Worker:
         """Kill the process of a run that is past its time, if its loop is blocked or it hangs."""
         while True:
             await asyncio.sleep(_OVERDUE_EVERY)
-            running = self._claims.running
-            overdue = [claim for claim in running if claim.overdue and claim.carrier]
-            late = {claim.carrier for claim in overdue if claim.over > LAST}
-            asked = {claim.carrier for claim in overdue} - late
-            for carrier in late | {one for one in asked if one and one.silent_for() > _SILENCE}:
-                if carrier is None:
-                    continue
-                for claim in running:
-                    claim.unwanted |= claim.carrier is carrier and not claim.overdue
-                _log.error("the process of jobs did not end a run in time, and is killed")
-                carrier.kill()
+            overdue = [claim for claim in self._claims.running if claim.overdue]
+            for carrier in {claim.carrier for claim in overdue if claim.carrier is not None}:
+                hangs = any(claim.over > LAST for claim in overdue if claim.carrier is carrier)
+                if hangs or carrier.silent_for() > _SILENCE:
+                    self._kill(carrier)
+
+    def _kill(self, carrier: Carrier) -> None:
+        """Kill a process; only what is past its time is charged for it."""
+        for claim in self._claims.running:
+            claim.unwanted |= claim.carrier is carrier and not claim.overdue
+        _log.error("the process of jobs did not end a run in time, and is killed")
+        carrier.kill()
 
     # Processes
 
