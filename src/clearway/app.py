@@ -131,7 +131,7 @@ class Clearway:
             self._path.lane,
             None if threads is None else threads.lane,
             None if processes is None else processes.lane,
-            None if self._db is None else self._db.lane,
+            *(() if self._db is None else self._db.lanes),
             None if outbound is None else outbound.lane,
             None if tasks is None else tasks.lane,
             None if self._outbox is None else self._outbox.lane,

@@ -148,12 +148,16 @@ class DatabaseSettings(_Group):
     """Open the database if a URL is set; off leaves it to an engine that is handed over."""
     url: SecretStr | None = None
     """Where the database is; also read from DATABASE_URL. `postgres://` URLs are understood."""
+    driver: Literal["auto", "asyncpg", "psycopg"] = "auto"
+    """What reaches PostgreSQL; `auto` takes what the URL says, and asyncpg if it says nothing."""
     pool_size: Annotated[int, Field(ge=1, le=1000)] = 20
     """Connections that are kept."""
     max_overflow: Annotated[int, Field(ge=0, le=1000)] = 10
     """Connections beyond `pool_size` at peaks, closed when they come back."""
+    min_size: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Connections that are opened ahead, in the background; at most `pool_size`."""
     pool_recycle: Seconds = 1800.0
-    """Seconds after which a connection is replaced."""
+    """Longest life of a connection in seconds; each ends up to a tenth earlier, by chance."""
     pre_ping: Literal["idle", "always", "off"] = "idle"
     """When a connection is checked by a round trip before use; `idle` after `idle_ping_after`."""
     idle_ping_after: Seconds = 30.0
@@ -164,6 +168,10 @@ class DatabaseSettings(_Group):
     """Most journeys that may wait for a connection; one more is refused (503)."""
     connect_timeout: Seconds = 10.0
     """Longest time for opening one connection."""
+    reconnect_within: SecondsOrNone = 3.0
+    """Seconds that connects are tried again while the server restarts; then they fail at once."""
+    hold_warn_after: Seconds = 2.0
+    """Seconds after which whoever holds a connection is named in the log."""
     statement_timeout: SecondsOrNone = 30.0
     """Seconds a statement may run on the server; 0 for no bound."""
     lock_timeout: SecondsOrNone = 5.0
@@ -172,6 +180,8 @@ class DatabaseSettings(_Group):
     """Seconds a transaction may sit idle before the server ends it; 0 for no bound."""
     client_connection_check_interval: SecondsOrNone = 1.0
     """Seconds between the server's checks that the client of a running query is there; 0: none."""
+    read_url: SecretStr | None = None
+    """Where `ReadDbSession` reads, by a pool of its own that the server makes read only."""
     expire_on_commit: bool = False
     """Expire objects at COMMIT, as SQLAlchemy does by default."""
 

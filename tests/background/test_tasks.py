@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -23,6 +23,7 @@ from clearway.core.current import find
 from clearway.core.journey import Journey
 from clearway.errors import NotOpen
 from support.asgi import serving
+from support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -35,13 +36,6 @@ def road_of(app: FastAPI, **background: object) -> Clearway:
 def snapshot() -> BackgroundSnapshot:
     """Return the gauges of the only open Clearway."""
     return find(BackgroundTasks, "a test").snapshot()
-
-
-async def until(holds: Callable[[], bool], patience: float = 20.0) -> None:
-    """Wait until something holds, bounded."""
-    async with asyncio.timeout(patience):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 async def test_a_task_sees_the_row_that_its_request_has_committed(database_url: str) -> None:

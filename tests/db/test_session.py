@@ -196,7 +196,7 @@ async def test_a_session_that_runs_no_statement_takes_no_connection(settings: Se
 
     @app.get("/")
     async def read(session: DbSession) -> int:
-        return road.lanes["db"].snapshot().in_use
+        return road.lanes["db"].snapshot().admitted
 
     async with serving(app) as client:
         assert (await client.get("/")).json() == 0

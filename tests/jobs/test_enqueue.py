@@ -7,7 +7,7 @@ import contextlib
 import logging
 import secrets
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -26,6 +26,7 @@ from jobs.conftest import as_sqlalchemy
 from jobs.declared import Invoice, archive, look, note, render, say
 from support.asgi import StartFailed, running, serving
 from support.process import free_port
+from support.waiting import until
 from support.wire import wire_to
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("jobs")]
@@ -62,13 +63,6 @@ async def jobs_in(url: str) -> list[dict[str, Any]]:
 async def execute(url: str, statement: str) -> None:
     """Run a statement over a connection of its own."""
     await fetch(url, statement)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds, bounded."""
-    async with asyncio.timeout(PATIENCE):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 DDL = """

@@ -23,15 +23,9 @@ from clearway.offload.processes import Processes
 from clearway.settings import OffloadSettings
 from offload import errands
 from support.process import workers
+from support.waiting import until
 
 pytestmark = pytest.mark.anyio
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something holds, at most 15 s."""
-    async with asyncio.timeout(15):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def is_gone(pid: int) -> bool:

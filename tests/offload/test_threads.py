@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from contextvars import ContextVar
 
 import pytest
@@ -24,17 +23,11 @@ from clearway.errors import (
 from clearway.offload.threads import Threads
 from clearway.settings import OffloadSettings
 from offload import errands
+from support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
 _colour: ContextVar[str] = ContextVar("colour")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something holds, at most 10 s."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 async def test_a_call_runs_in_a_thread_of_ours(threads: Threads) -> None:

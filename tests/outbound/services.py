@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -111,10 +111,3 @@ async def read(http: aiohttp.ClientSession, url: str) -> str:
 def lane(road: Clearway) -> LaneSnapshot:
     """Return the lane as it stands."""
     return road.lanes["outbound"].snapshot()
-
-
-async def until(holds: Callable[[], bool], patience: float = 20.0) -> None:
-    """Wait until something holds, bounded."""
-    async with asyncio.timeout(patience):
-        while not holds():
-            await asyncio.sleep(0.005)

@@ -16,8 +16,9 @@ from fastapi.responses import StreamingResponse
 from clearway import Background, Clearway, HttpClient, Settings, current_journey
 from clearway.core.deadline import Deadline
 from clearway.errors import DeadlineExceeded, NotOpen, OutboundBusy
-from outbound.services import Service, black_hole, lane, read, service, until
+from outbound.services import Service, black_hole, lane, read, service
 from support.asgi import client_for, serving
+from support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from clearway import Clearway, Settings
 from clearway.core.deadline import Deadline
 from clearway.errors import DeadlineExceeded, OutboundBusy
-from outbound.services import Service, black_hole, lane, read, service, until
+from outbound.services import Service, black_hole, lane, read, service
+from support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

@@ -14,8 +14,9 @@ from fastapi import FastAPI
 from clearway import Clearway, Settings, current_journey
 from clearway.core.deadline import Deadline
 from clearway.errors import DeadlineExceeded
-from outbound.services import Service, black_hole, lane, service, until
+from outbound.services import Service, black_hole, lane, service
 from support.asgi import serving
+from support.waiting import until
 
 if TYPE_CHECKING:
     Client = httpx.AsyncClient

@@ -88,6 +88,17 @@ class Permit:
         self.release()
 
 
+class _Reserve(Permit):
+    """A place that is kept free for a moment; no journey passed, so nothing is counted."""
+
+    __slots__ = ()
+
+    def release(self) -> None:
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            lane._pass_on()
+
+
 class _Waiter:
     """One journey in the queue. Its future ends with its permit or with the refusal."""
 
@@ -150,6 +161,13 @@ class Lane:
         self._admitted += 1
         self._waits.observe(0.0)
         return Permit(self, current_journey())
+
+    def reserve(self) -> Permit | None:
+        """Keep one place free for upkeep, if one is free and nobody waits; it is not counted."""
+        if self._waiters or (self.capacity is not None and self._in_use >= self.capacity):
+            return None
+        self._in_use += 1
+        return _Reserve(self, None)
 
     async def acquire(self, deadline: Deadline | None = None) -> Permit:
         """Wait for a permit.

@@ -2,104 +2,165 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import event
-from sqlalchemy.engine import Dialect
+from sqlalchemy.engine import Dialect, ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.util import await_only
 
-from clearway.db.connection import CheckedConnection
-from clearway.db.faults import connect_error
-from clearway.db.pool import Validation, put_lane_before, take_lane_away
+from clearway.core.journey import current_journey
+from clearway.db.drivers import driver_by_name, driver_of
+from clearway.db.faults import connect_error, left_in_doubt
+from clearway.db.keeper import Keeper
+from clearway.db.outage import Outage
+from clearway.db.pool import LanePool, put_lane_before, take_lane_away
+from clearway.db.terms import Terms
 from clearway.db.url import parse, shown
-from clearway.errors import DatabaseUrlInvalid
+from clearway.db.validation import Validation
+from clearway.errors import DatabaseDown, DatabaseUrlInvalid
 from clearway.settings import DatabaseSettings
 
 
-def make_engine(settings: DatabaseSettings, service: str) -> AsyncEngine:
-    """Return an engine for the settings' URL. No connection is opened.
+def make_engine(url: str, settings: DatabaseSettings, service: str) -> AsyncEngine:
+    """Return an engine for a URL. No connection is opened.
 
     Args:
-        settings: `url` must be set.
+        url: As people have them.
+        settings: The size of its pool.
         service: The application_name that PostgreSQL shows for the connections.
 
     Raises:
         DatabaseUrlInvalid: The URL cannot be understood.
     """
-    assert settings.url is not None
-    url, arguments, server = parse(settings.url.get_secret_value())
-    arguments.setdefault("timeout", settings.connect_timeout)
-    arguments["server_settings"] = {"application_name": service, **server, **_timeouts(settings)}
+    named = None if settings.driver == "auto" else settings.driver
+    address, arguments, server = parse(url, named)
+    driver = driver_by_name(address.get_driver_name())
     return create_async_engine(
-        url,
-        connect_args=arguments,
+        address,
+        connect_args=driver.service(
+            arguments, {"application_name": service, **server}, settings.connect_timeout
+        ),
         pool_size=settings.pool_size,
         max_overflow=settings.max_overflow,
-        pool_recycle=settings.pool_recycle,
     )
-
-
-def _timeouts(settings: DatabaseSettings) -> dict[str, str]:
-    """Return the server-side bounds as start-up parameters, which cost no round trip."""
-    names = (
-        "statement_timeout",
-        "lock_timeout",
-        "idle_in_transaction_session_timeout",
-        "client_connection_check_interval",
-    )
-    seconds = ((name, getattr(settings, name)) for name in names)
-    return {name: f"{round(value * 1000)}ms" for name, value in seconds if value}
 
 
 class Attachment:
     """Our lane, checks and error names on an engine, and how to take them off again.
 
     Args:
-        engine: Over asyncpg, ours or the app's own. Attach before it is used: a connection
-            that is open already does not check its COMMITs.
+        engine: Ours or the app's own. Attach before it is used: a connection that is open
+            already does not check its COMMITs.
         settings: The bounds of the waiting, and when connections are validated.
+        ours: We made it: the server's bounds are sent with each connect, and connections have
+            a longest life.
+        read_only: The server refuses to write through it.
+        lane: The name of its lane.
+
+    Attributes:
+        lane: None for a pool that bounds nothing.
+        terms: On what terms its transactions run.
 
     Raises:
         DatabaseUrlInvalid: The engine is for another driver.
     """
 
-    def __init__(self, engine: AsyncEngine, settings: DatabaseSettings) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        settings: DatabaseSettings,
+        *,
+        ours: bool,
+        read_only: bool = False,
+        lane: str = "db",
+    ) -> None:
         if not isinstance(engine, AsyncEngine):
             raise DatabaseUrlInvalid(
                 f"engine= takes an SQLAlchemy AsyncEngine, not {type(engine).__name__}",
                 fix="create_async_engine(url), or leave it out and set DATABASE_URL",
             )
-        if engine.dialect.driver != "asyncpg":
-            raise DatabaseUrlInvalid(
-                f"the engine is for {engine.dialect.name}+{engine.dialect.driver}; "
-                "PostgreSQL over asyncpg is supported",
-                fix='create_async_engine("postgresql+asyncpg://...")',
-            )
         self.engine = engine
-        self.lane = put_lane_before(engine.sync_engine.pool, settings)
+        self.driver = driver_of(engine.dialect)
+        self.terms = Terms(settings, ours=ours, read_only=read_only)
+        self._ours = ours
+        self._outage = Outage(settings.reconnect_within)
+        self._validation = Validation(settings, self.driver)
+        sync = engine.sync_engine
+        self.lane = put_lane_before(sync.pool, settings, self.driver, lane)
+        ahead = min(settings.min_size, settings.pool_size) if ours else None
+        self._keeper = Keeper(engine, self._validation, ahead)
         self._listeners: list[tuple[str, Callable[..., object]]] = [
             ("do_connect", self._connect),
-            ("checkout", Validation(settings)),
+            ("checkout", self._validation),
+            ("close", self._close),
+            ("handle_error", self._distrust),
         ]
         for name, listener in self._listeners:
-            event.listen(engine.sync_engine, name, listener)  # touchpoint: sqlalchemy-events
+            event.listen(sync, name, listener)  # touchpoint: sqlalchemy-events
 
-    def detach(self) -> None:
-        """Give the engine back as it was."""
+    def start(self) -> None:
+        """Begin to look after the pool, on the running loop."""
+        if self.lane is not None:
+            self._keeper.start()
+
+    async def stop(self) -> None:
+        """Close the connections of our own engine, and give the engine back as it was."""
+        await self._keeper.stop()
+        if self._ours:
+            await self.engine.dispose()
         for name, listener in self._listeners:
             event.remove(self.engine.sync_engine, name, listener)
         take_lane_away(self.engine.sync_engine.pool)
 
     def _connect(
-        self, dialect: Dialect, _: ConnectionPoolEntry, args: list[Any], named: dict[str, Any]
+        self, dialect: Dialect, record: ConnectionPoolEntry, args: list[Any], named: dict[str, Any]
     ) -> DBAPIConnection:
         """Open one connection; an error says what it means for the service."""
-        if "async_creator_fn" not in named:
-            named.setdefault("connection_class", CheckedConnection)
-        try:
-            return dialect.connect(*args, **named)
-        except Exception as error:
-            raise connect_error(error, shown(self.engine.url)) from error
+        pool = self.engine.sync_engine.pool
+        if isinstance(pool, LanePool):
+            pool.endings.wait_for(record)
+        tries = 0
+        while True:
+            try:
+                connection = dialect.connect(*args, **self.driver.arguments(named, self.terms))
+            except Exception as error:
+                if self.terms.leave_out(error):
+                    continue
+                meaning = connect_error(error, shown(self.engine.url))
+                pause = self._outage.pause(tries, _deadline()) if _passes(meaning) else None
+                if pause is None:
+                    raise meaning from error
+                await_only(asyncio.sleep(pause))
+                tries += 1
+            else:
+                break
+        self._outage.over()
+        self.driver.opened(dialect.get_driver_connection(connection), self.terms)
+        if self._ours:
+            self._validation.limit_life(record)
+        return connection
+
+    def _close(self, connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        pool = self.engine.sync_engine.pool
+        if isinstance(pool, LanePool):
+            pool.endings.closing(connection, record)
+
+    def _distrust(self, context: ExceptionContext) -> None:
+        """Have a connection replaced that was left while an answer was still to come."""
+        if left_in_doubt(context.original_exception):
+            context.is_disconnect = True
+            context.invalidate_pool_on_disconnect = False
+
+
+def _passes(error: Exception) -> bool:
+    return isinstance(error, DatabaseDown)
+
+
+def _deadline() -> float | None:
+    journey = current_journey()
+    return None if journey is None or journey.deadline is None else journey.deadline.at

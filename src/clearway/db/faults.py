@@ -40,6 +40,11 @@ def connection_lost(error: BaseException) -> bool:
     return isinstance(error, OSError)  # a TimeoutError is one
 
 
+def left_in_doubt(error: BaseException) -> bool:
+    """Say whether an answer may still be on its way, so that the connection is of no more use."""
+    return isinstance(error, TimeoutError)
+
+
 def connect_error(error: Exception, where: str) -> Exception:
     """Return what a failed connect means; an error that is none of the database's comes back.
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, Pool
 from sqlalchemy.util import await_only
 
-from clearway.core.lane import Lane
+from clearway.core.lane import Lane, Permit
+from clearway.db.drivers import Driver
+from clearway.db.endings import Endings
+from clearway.db.holds import Holds
 from clearway.errors import PoolBusy
 from clearway.settings import DatabaseSettings
 
-PING_WITHIN = 2.0
-"""Seconds that a connection has to answer a ping; a dropped one never answers."""
+IDLE_SINCE = "clearway_idle_since"
+"""Key in a record's `info`: when the connection came back, on the monotonic clock."""
 
 _PERMIT = "clearway_permit"
-_SINCE = "clearway_idle_since"
+_HOLD = "clearway_hold"
 _FIX = (
     "hold connections for a shorter time (no other waits inside a transaction), or raise "
     "database.pool_size within what the server allows"
@@ -30,9 +34,15 @@ class LanePool(AsyncAdaptedQueuePool):
     SQLAlchemy's own queue lets a newcomer overtake, and leaves its waiters asleep for the
     whole timeout when a connect fails (measured: 5.02 s of 5 s with a free slot). The lane
     has as many permits as the pool has connections, so the queue below it never waits.
+
+    A connection that is closed ends in a task of its own, in bounded time, and its permit stays
+    taken until then: so the server never has more of our connections than the lane has permits,
+    whatever was cancelled (measured without: 99 backends behind a pool of 2).
     """
 
     lane: Lane
+    holds: Holds
+    endings: Endings
     users: int
 
     def _do_get(self) -> ConnectionPoolEntry:  # touchpoint: sqlalchemy-pool
@@ -42,27 +52,106 @@ class LanePool(AsyncAdaptedQueuePool):
         except BaseException:
             permit.release()
             raise
-        record.record_info[_PERMIT] = permit  # type: ignore[index]  # a pool's record has one
+        own: dict[str, Any] = record.record_info  # type: ignore[assignment]  # a pool's record has one
+        own[_PERMIT] = permit
+        own[_HOLD] = self.holds.begin(record)
         return record
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:  # touchpoint: sqlalchemy-pool
-        permit = record.record_info.pop(_PERMIT, None)  # type: ignore[union-attr]  # as above
-        record.info[_SINCE] = time.monotonic()
-        try:
-            super()._do_return_conn(record)
-        finally:
+        own: dict[str, Any] = record.record_info  # type: ignore[assignment]  # as above
+        permit: Permit | None = own.pop(_PERMIT, None)
+        self.holds.end(own.pop(_HOLD, None))
+        record.info[IDLE_SINCE] = time.monotonic()
+        ending = self.endings.of(record)
+        if ending is None:
+            self._put_back(record, permit)
+        else:
             if permit is not None:
+                permit.leave_behind()  # the journey need not wait for it
+            ending.add_done_callback(lambda _: self._put_back(record, permit))
+
+    def _put_back(self, record: ConnectionPoolEntry, permit: Permit | None) -> None:
+        try:
+            super()._do_return_conn(record)  # closes it where the pool has enough
+        finally:
+            ending = self.endings.of(record)
+            if permit is None:
+                pass
+            elif ending is None:
                 permit.release()
+            else:
+                permit.leave_behind()
+                ending.add_done_callback(lambda _: permit.release())
+
+    def _close_connection(  # touchpoint: sqlalchemy-pool
+        self, connection: DBAPIConnection, *, terminate: bool = False
+    ) -> None:
+        if not self.endings.begin(connection):
+            super()._close_connection(connection, terminate=terminate)
+
+    def dispose(self) -> None:
+        """Close what is idle, and wait until it has ended."""
+        super().dispose()
+        self.endings.wait()
 
     def recreate(self) -> LanePool:
         """Return a new pool behind the same lane, as `Engine.dispose` asks for."""
         pool = super().recreate()
         assert isinstance(pool, LanePool)
         pool.lane, pool.users = self.lane, self.users
+        pool.holds, pool.endings = self.holds, self.endings
         return pool
 
+    def warm(self) -> bool:
+        """Open one connection more and leave it idle; False if there is no place for it.
 
-def put_lane_before(pool: Pool, settings: DatabaseSettings) -> Lane | None:
+        Runs in SQLAlchemy's greenlet.
+
+        Raises:
+            Exception: What the connect failed with.
+        """
+        permit = self.lane.reserve()
+        if permit is None:
+            return False
+        with permit:
+            if self.checkedin() + self.checkedout() >= self.size() or not self._inc_overflow():
+                return False
+            try:
+                record = self._create_connection()
+            except BaseException:
+                self._dec_overflow()
+                raise
+            record.info[IDLE_SINCE] = time.monotonic()
+            super()._do_return_conn(record)
+            return True
+
+    def renew(self, is_old: Callable[[ConnectionPoolEntry], bool]) -> None:
+        """Replace the idle connections that are old, one at a time, while places are free.
+
+        Runs in SQLAlchemy's greenlet.
+
+        Raises:
+            Exception: What a connect failed with; its place in the pool stays.
+        """
+        for _ in range(self.checkedin()):
+            permit = self.lane.reserve()
+            if permit is None:
+                return
+            with permit:
+                if not self.checkedin():
+                    return
+                record = self._pool.get(False)
+                try:
+                    if is_old(record):
+                        record.close()
+                        record.get_connection()  # type: ignore[attr-defined]  # a pool's record
+                finally:
+                    super()._do_return_conn(record)
+
+
+def put_lane_before(
+    pool: Pool, settings: DatabaseSettings, driver: Driver, name: str = "db"
+) -> Lane | None:
     """Turn a pool into a `LanePool` in place and return its lane.
 
     The connections in it stay; `take_lane_away` turns it back. None for any other kind of
@@ -75,7 +164,7 @@ def put_lane_before(pool: Pool, settings: DatabaseSettings) -> Lane | None:
         return None
     unbounded = pool._max_overflow < 0
     lane = Lane(
-        "db",
+        name,
         None if unbounded else pool.size() + pool._max_overflow,
         queue_limit=settings.queue_limit,
         wait_timeout=settings.wait_timeout,
@@ -85,6 +174,7 @@ def put_lane_before(pool: Pool, settings: DatabaseSettings) -> Lane | None:
     pool.__class__ = LanePool  # touchpoint: sqlalchemy-pool
     assert isinstance(pool, LanePool)
     pool.lane, pool.users = lane, 1
+    pool.holds, pool.endings = Holds(settings.hold_warn_after, driver), Endings(driver)
     return lane
 
 
@@ -94,31 +184,6 @@ def take_lane_away(pool: Pool) -> None:
         pool.users -= 1
         if pool.users:
             return
-        del pool.lane, pool.users
+        del pool.lane, pool.users, pool.holds, pool.endings
         plain: Pool = pool
         plain.__class__ = AsyncAdaptedQueuePool  # touchpoint: sqlalchemy-pool
-
-
-class Validation:
-    """Check each connection before it is used, by a round trip only where `pre_ping` says so.
-
-    `is_closed()` costs nothing and has seen a killed connection within 3 ms; a ping finds
-    what a silent middlebox has dropped, which takes minutes of idleness.
-    """
-
-    def __init__(self, settings: DatabaseSettings) -> None:
-        limits = {"always": 0.0, "idle": settings.idle_ping_after, "off": float("inf")}
-        self._ping_after = limits[settings.pre_ping]
-
-    def __call__(self, connection: object, record: ConnectionPoolEntry, proxy: object) -> None:
-        """Raise `DisconnectionError` to have the pool replace the connection."""
-        driver: Any = record.driver_connection
-        if driver.is_closed():
-            raise DisconnectionError("the server closed this connection")
-        since = record.info.get(_SINCE)
-        if since is None or time.monotonic() - since < self._ping_after:
-            return
-        try:
-            await_only(driver.fetchrow(";", timeout=PING_WITHIN))
-        except Exception as error:
-            raise DisconnectionError("this connection no longer answers") from error

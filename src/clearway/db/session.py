@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 
-from clearway.db.connection import CheckedConnection
+from clearway.db.drivers import driver_of
 from clearway.db.faults import commit_error
 from clearway.errors import CommitFailed, ReadOnlySession
 
@@ -94,15 +94,15 @@ class UnitOfWork:
         """
         if self._connection is None:
             return True
-        driver: Any = self._connection.connection.driver_connection
-        if driver.is_closed():
+        driver = driver_of(self._connection.dialect)
+        connection = self._connection.connection.driver_connection
+        if driver.is_closed(connection):
             raise CommitFailed(
                 "the server had closed the connection before COMMIT: nothing was stored",
                 fix="a transaction that sits idle is ended after "
                 "database.idle_in_transaction_session_timeout; hold it for a shorter time",
             )
-        # Not isinstance: to asyncpg's metaclass every connection is one of every class.
-        return type(driver) is CheckedConnection
+        return driver.checks_commit(connection)
 
     # The sessions below report here; all of it runs in SQLAlchemy's greenlet.
 

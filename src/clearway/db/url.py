@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from urllib.parse import urlencode
 
 from sqlalchemy.engine import URL, make_url
@@ -9,7 +10,13 @@ from sqlalchemy.exc import ArgumentError
 
 from clearway.errors import DatabaseUrlInvalid
 
-_SCHEMES = frozenset({"postgres", "postgresql", "postgresql+asyncpg"})
+_SCHEMES = {
+    "postgres": "asyncpg",
+    "postgresql": "asyncpg",
+    "postgresql+asyncpg": "asyncpg",
+    "postgresql+psycopg": "psycopg",
+    "postgresql+psycopg_async": "psycopg",
+}
 _FIX = "write it as postgresql://user:password@host:5432/name"
 
 # libpq's parameters for TLS, which asyncpg understands in a DSN of its own and nowhere else.
@@ -19,27 +26,36 @@ _TLS = frozenset(
 )  # fmt: skip
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 _SERVER = frozenset({"application_name", "options"})
-_IGNORED = frozenset({"channel_binding", "gssencmode", "keepalives", "keepalives_idle"})
+_LIBPQ_ALONE = frozenset({"channel_binding", "gssencmode", "keepalives", "keepalives_idle"})
 _SECONDS = {
-    "connect_timeout": "timeout",
-    "timeout": "timeout",
-    "command_timeout": "command_timeout",
+    "asyncpg": {
+        "connect_timeout": "timeout",
+        "timeout": "timeout",
+        "command_timeout": "command_timeout",
+    },
+    "psycopg": {"connect_timeout": "connect_timeout"},
 }
-_COUNTS = frozenset({"statement_cache_size", "prepared_statement_cache_size"})
+_COUNTS = {
+    "asyncpg": {"statement_cache_size", "prepared_statement_cache_size"},
+    "psycopg": {"prepare_threshold"},
+}
 _TEXTS = frozenset({"target_session_attrs", "passfile", "krbsrvname"})
 
 
-def parse(text: str) -> tuple[URL, dict[str, object], dict[str, str]]:
-    """Return the URL for SQLAlchemy, arguments for asyncpg, and server settings.
+def parse(text: str, driver: str | None = None) -> tuple[URL, dict[str, object], dict[str, str]]:
+    """Return the URL for SQLAlchemy, arguments for the driver, and server settings.
 
     Args:
-        text: `postgres://`, `postgresql://` or `postgresql+asyncpg://`, with libpq's
-            parameters (`sslmode`, `connect_timeout`, `application_name`, ...) or asyncpg's.
+        text: `postgres://`, `postgresql://`, `postgresql+asyncpg://` or `postgresql+psycopg://`,
+            with libpq's parameters (`sslmode`, `connect_timeout`, `application_name`, ...) or
+            asyncpg's.
+        driver: `asyncpg` or `psycopg`, whatever the URL says; None to take the URL's.
 
     Raises:
         DatabaseUrlInvalid: The URL cannot be read, or names something that is not supported.
     """
     url = _read(text.strip())
+    driver = driver or _SCHEMES[url.drivername.lower()]
     arguments: dict[str, object] = {}
     server: dict[str, str] = {}
     tls: dict[str, str] = {}
@@ -52,11 +68,16 @@ def parse(text: str) -> tuple[URL, dict[str, object], dict[str, str]]:
             server[name] = value
         elif name in _TLS:
             tls[name] = _ssl_mode(value) if name == "sslmode" else value
-        elif name not in _IGNORED:
-            arguments.update(_argument(name, value))
-    if tls:
+        elif name in _LIBPQ_ALONE:
+            if driver == "psycopg":
+                arguments[name] = value
+        else:
+            arguments.update(_argument(name, value, driver))
+    if tls and driver == "psycopg":
+        arguments.update(tls)
+    elif tls:
         arguments["dsn"] = "postgresql://?" + urlencode(tls)
-    return url.set(drivername="postgresql+asyncpg", query={}), arguments, server
+    return url.set(drivername=f"postgresql+{driver}", query={}), arguments, server
 
 
 def _read(text: str) -> URL:
@@ -67,7 +88,8 @@ def _read(text: str) -> URL:
         raise DatabaseUrlInvalid("the database URL cannot be read", fix=_FIX) from None
     if url.drivername.lower() not in _SCHEMES:
         raise DatabaseUrlInvalid(
-            f"the database URL is for {url.drivername}; PostgreSQL over asyncpg is supported",
+            f"the database URL is for {url.drivername}; PostgreSQL over asyncpg or psycopg 3 "
+            "is supported",
             fix=_FIX,
         )
     if "@" in (url.host or ""):
@@ -89,14 +111,16 @@ def _ssl_mode(value: str) -> str:
     return mode
 
 
-def _argument(name: str, value: str) -> dict[str, object]:
+def _argument(name: str, value: str, driver: str) -> dict[str, object]:
     try:
-        if name in _SECONDS:
+        if name in _SECONDS[driver]:
             seconds = float(value)
             if not 0 <= seconds < 86_400:
                 raise ValueError(name)  # noqa: TRY301 - the same answer as for no number at all
-            return {_SECONDS[name]: seconds} if seconds else {}  # libpq: 0 is no bound
-        if name in _COUNTS:
+            # libpq: 0 is no bound. It takes whole seconds.
+            bound = ceil(seconds) if driver == "psycopg" else seconds
+            return {_SECONDS[driver][name]: bound} if seconds else {}
+        if name in _COUNTS[driver]:
             return {name: int(value)}
     except ValueError:
         raise DatabaseUrlInvalid(

@@ -49,7 +49,10 @@ class Contact:
     """
 
     def __init__(self, settings: DatabaseSettings, service: str, lease: float) -> None:
-        own = {"pool_size": CONNECTIONS, "max_overflow": _MORE_AT_PEAKS, "enabled": True}
+        own = {
+            "pool_size": CONNECTIONS, "max_overflow": _MORE_AT_PEAKS, "enabled": True,
+            "driver": "asyncpg", "read_url": None,  # it listens, which is the driver's own
+        }  # fmt: skip
         self._database = Database(settings.model_copy(update=own), service)
         self._lease = lease
         self._bound = max(_LEAST_BOUND, lease / 2)

@@ -1,0 +1,125 @@
+"""psycopg 3: connections that tell the truth about COMMIT and begin on our terms."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Mapping
+from math import ceil
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import errors, waiting
+from psycopg.abc import PQGen
+from psycopg.pq import ConnStatus, TransactionStatus
+
+from clearway.db.drivers.base import PING_WITHIN
+from clearway.db.terms import Terms
+
+T = TypeVar("T")
+
+_LOOK_EVERY = 0.1  # seconds; psycopg's own default
+_KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+
+
+class CheckedConnection(psycopg.AsyncConnection[Any]):
+    """A psycopg connection on our terms.
+
+    A COMMIT in a failed transaction is an error, where PostgreSQL would answer ROLLBACK and
+    psycopg return. A cancelled statement raises at once: psycopg itself would first wait for up
+    to ten seconds (measured with a frozen server: 10.5 s); whoever ends the connection cancels.
+    """
+
+    terms: Terms | None = None
+
+    async def wait(self, gen: PQGen[T], *args: Any, **named: Any) -> T:
+        """Run one exchange with the server."""  # touchpoint: psycopg-connection
+        if not args:
+            named.setdefault("interval", _LOOK_EVERY)
+        return await waiting.wait_async(gen, self.pgconn.socket, *args, **named)
+
+    async def commit(self) -> None:
+        """Commit as psycopg does, or raise where it would be a rollback."""
+        if self.pgconn.transaction_status == TransactionStatus.INERROR:
+            raise errors.InFailedSqlTransaction("COMMIT would be answered by ROLLBACK")
+        await self._patiently(super().commit())
+
+    async def rollback(self) -> None:
+        """Roll back as psycopg does, but do not wait for ever."""
+        await self._patiently(super().rollback())
+
+    async def _patiently(self, call: Any) -> None:
+        patience = None if self.terms is None else self.terms.patience()
+        try:
+            async with asyncio.timeout(patience):
+                await call
+        except TimeoutError:
+            await self.close()
+            raise
+
+    def _get_tx_start_command(self) -> bytes:  # touchpoint: psycopg-connection
+        start = super()._get_tx_start_command()
+        along = "" if self.terms is None else self.terms.begin()
+        return start + b";" + along.encode(self.info.encoding) if along else start
+
+
+class _Psycopg:
+    def service(
+        self, arguments: Mapping[str, object], server: Mapping[str, str], connect_timeout: float
+    ) -> dict[str, Any]:
+        return {"connect_timeout": ceil(connect_timeout), **arguments, **server}
+
+    def arguments(self, named: Mapping[str, Any], terms: Terms) -> dict[str, Any]:
+        arguments = dict(named)
+        if terms.startup:
+            ours = " ".join(f"-c {name}={value}" for name, value in terms.startup.items())
+            arguments["options"] = f"{ours} {arguments.get('options', '')}".strip()
+        for name, value in _KEEPALIVE.items():
+            arguments.setdefault(name, value)
+        arguments.setdefault("async_creator_fn", CheckedConnection.connect)
+        return arguments
+
+    def opened(self, connection: Any, terms: Terms) -> None:
+        if isinstance(connection, CheckedConnection):
+            connection.terms = terms
+
+    def is_closed(self, connection: Any) -> bool:
+        if connection.closed:
+            return True
+        poll = select.poll()
+        poll.register(connection.pgconn.socket, select.POLLIN)
+        # Twice: the server's last words are read first, and then that it has left.
+        for _ in range(2):
+            if not poll.poll(0):
+                return False
+            try:
+                connection.pgconn.consume_input()
+            except errors.OperationalError:
+                return True
+        return bool(connection.pgconn.status == ConnStatus.BAD)
+
+    def is_busy(self, adapted: Any) -> bool:
+        return bool(adapted.info.transaction_status == TransactionStatus.ACTIVE)
+
+    def checks_commit(self, connection: Any) -> bool:
+        return isinstance(connection, CheckedConnection)
+
+    async def ping(self, connection: Any) -> None:
+        async with asyncio.timeout(PING_WITHIN):
+            await connection.execute("")
+            await connection.rollback()
+
+    async def end(self, connection: Any) -> None:
+        if connection.closed:
+            return
+        try:
+            if connection.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                await connection.cancel_safe()
+        finally:
+            await connection.close()
+
+    def abort(self, connection: Any) -> None:
+        connection.pgconn.finish()
+
+
+DRIVER = _Psycopg()

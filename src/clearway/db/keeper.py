@@ -1,0 +1,71 @@
+"""What looks after a pool while nobody asks it for anything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.util import greenlet_spawn
+
+from clearway.db.pool import LanePool
+from clearway.db.validation import Validation
+from clearway.errors import ClearwayError
+
+_log = logging.getLogger("clearway.db")
+
+_EVERY = 1.0  # seconds
+
+
+class Keeper:
+    """Keep a minimum of connections open, replace the old ones, name who holds one for long.
+
+    Args:
+        engine: Behind a `LanePool`.
+        validation: Says which connections are old.
+        min_size: Connections that are opened ahead; None to open and replace none.
+    """
+
+    def __init__(self, engine: AsyncEngine, validation: Validation, min_size: int | None) -> None:
+        self._engine = engine
+        self._validation = validation
+        self._min_size = min_size
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, on the running loop; without one there is nothing to begin on."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        self._task = loop.create_task(
+            self._run(), name="clearway pool keeper", context=contextvars.Context()
+        )
+
+    async def stop(self) -> None:
+        """End."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self) -> None:
+        while True:
+            pool = self._engine.sync_engine.pool  # `dispose` puts another one in its place
+            if isinstance(pool, LanePool):
+                pool.holds.watch()
+                try:
+                    if self._min_size is not None:
+                        await greenlet_spawn(self._tend, pool, self._min_size)
+                except (ClearwayError, SQLAlchemyError, OSError) as error:
+                    # Whoever needs a connection gets this error, and says it better.
+                    _log.debug("no connection could be opened ahead: %s", error)
+            await asyncio.sleep(_EVERY)
+
+    def _tend(self, pool: LanePool, min_size: int) -> None:
+        pool.renew(self._validation.is_old)
+        while pool.checkedin() + pool.checkedout() < min_size:
+            if not pool.warm():
+                break
