@@ -311,7 +311,7 @@ def test_an_error_that_is_none_of_the_databases_comes_back_as_it_was() -> None:
     """A mistake in the code is not `the database cannot be reached`."""
     mistake = TypeError("unexpected keyword")
 
-    assert connect_error(mistake, "h:5432/d") is mistake
+    assert connect_error(mistake, "h:5432/d", None) is mistake
 
 
 async def test_a_script_that_never_imported_a_session_has_the_database(table: str) -> None:

@@ -33,7 +33,7 @@ def test_libpqs_parameters_become_asyncpgs() -> None:
     ("url", "said"),
     [
         ("mysql://u:secret@h/d", "is for mysql"),
-        ("postgresql+psycopg://u:secret@h/d", "is for postgresql\\+psycopg"),
+        ("postgresql+pg8000://u:secret@h/d", "is for postgresql\\+pg8000"),
         ("postgresql://u:secret@h", "names no database"),
         ("postgresql://u:secret@h:99999/d", "has the port 99999"),
         ("postgresql://u:secret@h:notaport/d", "cannot be read"),

@@ -57,7 +57,5 @@ def coroutine_places(coroutine: Any) -> list[Place]:
 
 
 def _short(path: str) -> str:
-    try:
-        return os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
-    except OSError:  # the working folder is gone
-        return path
+    # Not relative to the working folder: asking for that may block.
+    return "/".join(path.split(os.sep)[-2:])

@@ -129,9 +129,10 @@ class Attachment:
             try:
                 connection = dialect.connect(*args, **self.driver.arguments(named, self.terms))
             except Exception as error:
-                if self.terms.leave_out(error):
+                state = self.driver.refusal(error)
+                if self.terms.leave_out(state, str(error)):
                     continue
-                meaning = connect_error(error, shown(self.engine.url))
+                meaning = connect_error(error, shown(self.engine.url), state)
                 pause = self._outage.pause(tries, _deadline()) if _passes(meaning) else None
                 if pause is None:
                     raise meaning from error

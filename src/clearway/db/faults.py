@@ -45,14 +45,14 @@ def left_in_doubt(error: BaseException) -> bool:
     return isinstance(error, TimeoutError)
 
 
-def connect_error(error: Exception, where: str) -> Exception:
+def connect_error(error: Exception, where: str, state: str | None) -> Exception:
     """Return what a failed connect means; an error that is none of the database's comes back.
 
     Args:
         error: What the driver raised.
         where: The address, without a password, for the message.
+        state: The SQLSTATE that the server gave, None where there was none.
     """
-    state = sqlstate(error)
     reason = _reason(error)
     if state in SERVER_FULL:
         return ServerFull(

@@ -53,16 +53,24 @@ class Keeper:
 
     async def _run(self) -> None:
         while True:
-            pool = self._engine.sync_engine.pool  # `dispose` puts another one in its place
-            if isinstance(pool, LanePool):
-                pool.holds.watch()
-                try:
-                    if self._min_size is not None:
-                        await greenlet_spawn(self._tend, pool, self._min_size)
-                except (ClearwayError, SQLAlchemyError, OSError) as error:
-                    # Whoever needs a connection gets this error, and says it better.
-                    _log.debug("no connection could be opened ahead: %s", error)
+            try:
+                await self._look()
+            except Exception:  # noqa: BLE001 - a fault of ours never ends the upkeep
+                _log.exception("the pool could not be looked after")
             await asyncio.sleep(_EVERY)
+
+    async def _look(self) -> None:
+        pool = self._engine.sync_engine.pool  # `dispose` puts another one in its place
+        if not isinstance(pool, LanePool):
+            return
+        pool.holds.watch()
+        if self._min_size is None:
+            return
+        try:
+            await greenlet_spawn(self._tend, pool, self._min_size)
+        except (ClearwayError, SQLAlchemyError, OSError) as error:
+            # Whoever needs a connection gets this error, and says it better.
+            _log.debug("no connection could be opened ahead: %s", error)
 
     def _tend(self, pool: LanePool, min_size: int) -> None:
         pool.renew(self._validation.is_old)

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Mapping
 
 from clearway.core.journey import current_journey
-from clearway.db.faults import sqlstate
 from clearway.settings import DatabaseSettings
 
 _log = logging.getLogger("clearway.db")
@@ -54,13 +53,16 @@ class Terms:
             if read_only:
                 self.startup["default_transaction_read_only"] = "on"
 
-    def leave_out(self, error: BaseException) -> bool:
+    def leave_out(self, state: str | None, said: str) -> bool:
         """Say whether a connect failed by one of our start-up parameters, which is now left out.
 
         A pooler knows only some (08P01): what it refuses is set with each BEGIN from now on. A
         server that does not know one (42704), or cannot do it (22023), goes without.
+
+        Args:
+            state: The SQLSTATE of the refusal.
+            said: Its text, which names the parameter.
         """
-        state, said = sqlstate(error), str(error)
         if state != _REFUSED_BY_A_POOLER and state not in _REFUSED_BY_THE_SERVER:
             return False
         named = [name for name in self.startup if name in said]

@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 
 from clearway.db.drivers.base import PING_WITHIN
+from clearway.db.faults import sqlstate
 from clearway.db.terms import Terms
 
 _CONTROL = frozenset({"COMMIT;", "ROLLBACK;"})
@@ -80,6 +81,9 @@ class _Asyncpg:
             for name, value in _KEEPALIVE:
                 if hasattr(socket, name):
                     own.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+    def refusal(self, error: BaseException) -> str | None:
+        return sqlstate(error)
 
     def is_closed(self, connection: Any) -> bool:
         return bool(connection.is_closed())

@@ -37,6 +37,9 @@ class Driver(Protocol):
     def opened(self, connection: Any, terms: Terms) -> None:
         """Set a new connection up, without a round trip."""
 
+    def refusal(self, error: BaseException) -> str | None:
+        """Return the SQLSTATE that a connect failed with, None where no server answered."""
+
     def is_closed(self, connection: Any) -> bool:
         """Say, without a round trip, whether the server has closed the connection."""
 

@@ -5,18 +5,40 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Mapping
+from contextvars import ContextVar
 from math import ceil
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import errors, waiting
-from psycopg.abc import PQGen
-from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg import errors, generators, waiting
+from psycopg.abc import PQGen, PQGenConn
+from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 
 from clearway.db.drivers.base import PING_WITHIN
 from clearway.db.terms import Terms
 
 T = TypeVar("T")
+
+# libpq keeps the SQLSTATE of a failed connect to itself; only the text tells. A server that
+# speaks another language counts as one that cannot be reached.
+_NO_CONNECTION = "08006"
+_REFUSALS = {
+    "53300": ("too many clients", "remaining connection slots", "too many connections for"),
+    "57P03": (
+        "is starting up",
+        "is shutting down",
+        "in recovery mode",
+        "not accepting connections",
+    ),
+    "08P01": ("unsupported startup parameter",),
+    "42704": ("unrecognized configuration parameter",),
+    "22023": ("invalid value for parameter",),
+    "28P01": ("password authentication failed",),
+    "28000": ("no pg_hba.conf entry", "role "),
+    "3D000": ("database ",),
+}
+
+_begun: ContextVar[list[PQGenConn[CheckedConnection]]] = ContextVar("clearway_psycopg_begun")
 
 _LOOK_EVERY = 0.1  # seconds; psycopg's own default
 _KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
@@ -33,7 +55,7 @@ class CheckedConnection(psycopg.AsyncConnection[Any]):
     terms: Terms | None = None
 
     async def wait(self, gen: PQGen[T], *args: Any, **named: Any) -> T:
-        """Run one exchange with the server."""  # touchpoint: psycopg-connection
+        """Run one exchange with the server."""
         if not args:
             named.setdefault("interval", _LOOK_EVERY)
         return await waiting.wait_async(gen, self.pgconn.socket, *args, **named)
@@ -57,10 +79,38 @@ class CheckedConnection(psycopg.AsyncConnection[Any]):
             await self.close()
             raise
 
-    def _get_tx_start_command(self) -> bytes:  # touchpoint: psycopg-connection
-        start = super()._get_tx_start_command()
-        along = "" if self.terms is None else self.terms.begin()
-        return start + b";" + along.encode(self.info.encoding) if along else start
+    # touchpoint: psycopg-connection
+
+    @classmethod
+    def _connect_gen(cls, *args: Any, **named: Any) -> PQGenConn[CheckedConnection]:
+        connecting: PQGenConn[CheckedConnection] = super()._connect_gen(*args, **named)
+        _begun.get([]).append(connecting)
+        return connecting
+
+    def _start_query(self) -> PQGen[None]:
+        idle = not self._autocommit and self.pgconn.transaction_status == TransactionStatus.IDLE
+        along = self.terms.begin() if idle and self.terms is not None else ""
+        if not along:
+            yield from super()._start_query()
+            return
+        self.pgconn.send_query(self._get_tx_start_command() + b";" + along.encode())
+        for result in (yield from generators.execute(self.pgconn)):
+            if result.status == ExecStatus.FATAL_ERROR:
+                raise errors.error_from_result(result)
+
+
+async def _connect(*args: Any, **named: Any) -> CheckedConnection:
+    """Connect; what is cancelled in the middle is closed now and not when it is collected."""
+    begun: list[PQGenConn[CheckedConnection]] = []
+    token = _begun.set(begun)
+    try:
+        return await CheckedConnection.connect(*args, **named)
+    except BaseException:
+        for one in begun:
+            one.close()
+        raise
+    finally:
+        _begun.reset(token)
 
 
 class _Psycopg:
@@ -76,12 +126,19 @@ class _Psycopg:
             arguments["options"] = f"{ours} {arguments.get('options', '')}".strip()
         for name, value in _KEEPALIVE.items():
             arguments.setdefault(name, value)
-        arguments.setdefault("async_creator_fn", CheckedConnection.connect)
+        arguments.setdefault("async_creator_fn", _connect)
         return arguments
 
     def opened(self, connection: Any, terms: Terms) -> None:
         if isinstance(connection, CheckedConnection):
             connection.terms = terms
+
+    def refusal(self, error: BaseException) -> str | None:
+        said = str(error)
+        for state, texts in _REFUSALS.items():
+            if any(text in said for text in texts):
+                return state
+        return _NO_CONNECTION if isinstance(error, psycopg.Error) else None
 
     def is_closed(self, connection: Any) -> bool:
         if connection.closed:
