@@ -85,6 +85,7 @@ def test_the_public_surface_is_frozen() -> None:
         "Journey",
         "ReadDbSession",
         "Settings",
+        "after_commit",
         "cron",
         "current_journey",
         "get_logger",

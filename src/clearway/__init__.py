@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from clearway.app import Clearway
     from clearway.background import Background
     from clearway.core.journey import Journey, current_journey
-    from clearway.db import AsyncReadSession, DbSession, ReadDbSession
+    from clearway.db import AsyncReadSession, DbSession, ReadDbSession, after_commit
     from clearway.errors import ClearwayError
     from clearway.jobs import Job, JobContext, cron, job
     from clearway.logs import get_logger
@@ -34,8 +34,9 @@ __all__ = [  # noqa: RUF022 - grouped, to read like a table of contents
     "AsyncReadSession",
     # Off the loop
     "offload",
-    # After the response
+    # After the response, after the commit
     "Background",
+    "after_commit",
     # Durable work
     "job",
     "cron",
@@ -66,6 +67,7 @@ _HOMES = {
     "Journey": "clearway.core.journey",
     "ReadDbSession": "clearway.db",
     "Settings": "clearway.settings",
+    "after_commit": "clearway.db",
     "cron": "clearway.jobs",
     "current_journey": "clearway.core.journey",
     "get_logger": "clearway.logs",

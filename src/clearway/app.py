@@ -353,5 +353,8 @@ class Clearway:
         if "clearway.db" not in sys.modules and self._engine is None:
             return
         self.db.check(self.app.routes)
+        threads = self._parts.get(Threads)
+        if threads is not None:
+            self.db.in_thread = threads.run
         if self.db.configured:
             await self._parts.open(self.db)

@@ -172,6 +172,30 @@ class ReadOnlySession(ClearwayError):
     code, title = "CW231", "A read session cannot write"
 
 
+class SessionShared(ClearwayError):
+    """Two tasks used one session at the same time."""
+
+    code, title = "CW232", "Two tasks use one session"
+
+
+class SessionEnded(ClearwayError):
+    """A session was used after its unit of work had ended."""
+
+    code, title = "CW233", "The session has ended"
+
+
+class SessionUnknown(ClearwayError):
+    """Something was asked of a session that Clearway has not made."""
+
+    code, title = "CW234", "A session that is not ours"
+
+
+class CopyInvalid(ClearwayError):
+    """A COPY was asked for that cannot store what is meant."""
+
+    code, title = "CW241", "The rows cannot be copied like this"
+
+
 # Off the loop
 
 

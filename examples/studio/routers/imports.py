@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 
-import asyncpg
 from fastapi import APIRouter, UploadFile
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.exc import IntegrityError
 
 from clearway import DbSession, get_logger, offload
+from clearway.db import copy_csv
 from studio.models import Payment, PaymentImport
 from studio.payments import COLUMNS, BadRow, Checked, check_payments
 from studio.problems import Problem
@@ -32,13 +33,18 @@ async def add(file: UploadFile, session: DbSession) -> ImportOut:
     checked = await _check(file, batch.id)
     batch.rows = checked.rows
     session.add(batch)
-    # SQLAlchemy sends BEGIN with its first statement, and COPY goes past it to the driver:
-    # without this flush the rows would be committed one way or the other.
-    await session.flush()
     try:
-        await _copy(session, checked.csv)
-    except asyncpg.UniqueViolationError as error:
-        raise Problem(409, f"imported before: {error.detail}") from error
+        await copy_csv(
+            session,
+            Payment,
+            _chunks(checked.csv),
+            columns=("import_id", *COLUMNS),
+            header=False,
+            on_progress=partial(_note, len(checked.csv)),
+        )
+    except IntegrityError as error:
+        twice = getattr(error.orig, "detail", None) or error.orig
+        raise Problem(409, f"imported before: {twice}") from error
     seconds = time.monotonic() - started
     log.info("payments copied", rows=checked.rows, seconds=round(seconds, 3))
     return ImportOut(id=batch.id, rows=checked.rows, seconds=seconds)
@@ -55,17 +61,8 @@ async def _check(file: UploadFile, batch: uuid.UUID) -> Checked:
         raise Problem(422, f"line {error.line}: {error.why}", line=error.line) from error
 
 
-async def _copy(session: AsyncSession, rows: bytes) -> None:
-    """Send rows by COPY, in the session's own transaction."""
-    connection = await (await session.connection()).get_raw_connection()
-    driver = connection.driver_connection
-    assert isinstance(driver, asyncpg.Connection)
-    await driver.copy_to_table(
-        Payment.__tablename__,
-        source=_chunks(rows),  # bytes as such would be taken for the name of a file
-        columns=("import_id", *COLUMNS),
-        format="csv",
-    )
+def _note(size: int, copied: int) -> None:
+    log.debug("payments on their way", percent=100 * copied // size)
 
 
 async def _chunks(rows: bytes) -> AsyncIterator[bytes]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -15,13 +17,18 @@ from clearway.core.current import find
 from clearway.core.histogram import HistogramSnapshot
 from clearway.core.journey import Journey, current_journey
 from clearway.core.lane import Lane
+from clearway.db.callers import current_task, place_of
 from clearway.db.engine import Attachment, make_engine
+from clearway.db.hooks import InThread
 from clearway.db.pool import LanePool
-from clearway.db.session import AsyncReadSession, UnitOfWork, guard_engine
+from clearway.db.reading import AsyncReadSession, guard_engine
+from clearway.db.session import UnitOfWork
 from clearway.db.terms import TransactionSettings
 from clearway.db.usage import session_uses
 from clearway.errors import AsyncSessionInThread, DatabaseUrlMissing, NotOpen
 from clearway.settings import DatabaseSettings
+
+_log = logging.getLogger("clearway.db")
 
 _NO_URL_FIX = (
     "set DATABASE_URL (postgresql://user:password@host/name), pass Clearway(app, engine=engine), "
@@ -35,8 +42,11 @@ class Database:
     Args:
         settings: Where the database is and what bounds its use.
         service: Name of the service, PostgreSQL's application_name.
-        engine: An engine of the app's own, over asyncpg; it is adopted, and given back as it
-            was at the end. Without one the engine is made from `settings.url`.
+        engine: An engine of the app's own, over asyncpg or psycopg; it is adopted, and given
+            back as it was at the end. Without one the engine is made from `settings.url`.
+
+    Attributes:
+        in_thread: Calls the plain functions that wait for a COMMIT.
     """
 
     def __init__(
@@ -44,12 +54,14 @@ class Database:
     ) -> None:
         self._settings = settings
         self._service = service
+        self.in_thread: InThread = asyncio.to_thread
         self._theirs = engine
         self._attachment: Attachment | None = None
         self._reading: Attachment | None = None
         self._reader: AsyncEngine | None = None
         self._reader_in_transaction: AsyncEngine | None = None
         self._transaction_settings: TransactionSettings | None = None
+        self._blocks: dict[UnitOfWork, asyncio.Task[Any] | None] = {}
 
     @property
     def configured(self) -> bool:
@@ -160,6 +172,8 @@ class Database:
 
     async def close(self) -> None:
         """Close our engine's connections, or give the app's engine back."""
+        for task in self._blocks.values():
+            _log.warning("a session of road.db.session() outlives the app: %s", place_of(task))
         attachments = self._attachments
         self._attachment = self._reading = None
         for attachment in attachments:
@@ -182,16 +196,22 @@ class Database:
             )
         unit = journey.units.get(self)
         if not isinstance(unit, UnitOfWork):
-            unit = journey.units[self] = self._new_unit()
+            unit = journey.units[self] = self._new_unit(journey)
             journey.before_response.append(unit.settle)
         return unit
 
-    def _new_unit(self) -> UnitOfWork:
+    def _new_unit(self, journey: Journey | None = None) -> UnitOfWork:
         engine = self.engine
         set_in_each = self._transaction_settings is not None
         reader = self._reader_in_transaction if set_in_each else self._reader
         assert reader is not None
-        return UnitOfWork(engine, reader, expire=self._settings.expire_on_commit)
+        return UnitOfWork(
+            engine,
+            reader,
+            expire=self._settings.expire_on_commit,
+            journey=journey,
+            in_thread=self.in_thread,
+        )
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
@@ -204,12 +224,17 @@ class Database:
             CommitFailed: The COMMIT at the end of the block failed.
         """
         unit = self._new_unit()
+        self._blocks[unit] = current_task()
         try:
-            yield unit.session
-        except BaseException:
-            await unit.settle(False)
-            raise
-        await unit.settle(True)
+            try:
+                yield unit.session
+            except BaseException:
+                await unit.settle(False)
+                raise
+            await unit.settle(True)
+        finally:
+            del self._blocks[unit]
+            await unit.run_hooks()
 
     async def dependency(self) -> AsyncSession:
         """Return the request's session: what the body of an existing `get_db` becomes."""

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from types import FrameType, MappingProxyType
+from types import MappingProxyType
 
-import greenlet
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from clearway.core.histogram import Histogram, HistogramSnapshot
 from clearway.core.journey import Journey, current_journey
-from clearway.core.places import Place, coroutine_places, own_places
+from clearway.core.places import coroutine_places, own_places
+from clearway.db.callers import current_task, places_above
 from clearway.db.drivers import Driver
 
 _log = logging.getLogger("clearway.db")
 
-_DEPTH = 16  # frames that are looked at above SQLAlchemy's own
 _SHOWN = 3
 _MOST_ROUTES = 1000
 _SAY_AGAIN = 60.0  # seconds between two warnings of one route
@@ -36,8 +34,8 @@ class Hold:
         self.record = record
         self.since = time.monotonic()
         self.journey: Journey | None = current_journey()
-        self.task = _current_task()
-        self.places = _places_above()
+        self.task = current_task()
+        self.places = places_above()
         self.noticed = False
 
     @property
@@ -108,21 +106,3 @@ class Holds:
                 what = inner[-1].function if inner else "something else"
                 text += f" while {own[0]} awaits {what}"
         return f"{text}; it was taken at {taken}" if taken else text
-
-
-def _current_task() -> asyncio.Task[object] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
-
-
-def _places_above() -> list[Place]:
-    """Return the places of the code that led here, innermost first, above SQLAlchemy's greenlet."""
-    parent = greenlet.getcurrent().parent
-    frame: FrameType | None = None if parent is None else parent.gr_frame
-    found: list[Place] = []
-    while frame is not None and len(found) < _DEPTH:
-        found.append(Place(frame.f_code, frame.f_lineno))
-        frame = frame.f_back
-    return found

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import re
+import asyncio
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
+from sqlalchemy.orm import Session, SessionTransaction
 
+from clearway.core.journey import Journey
 from clearway.db.drivers import driver_of
 from clearway.db.faults import commit_error
-from clearway.errors import CommitFailed, ReadOnlySession
-
-_BEFORE = re.compile(r"[\s(]+|/\*.*?\*/|--[^\n]*(?:\n|$)", re.S)
-_READS = re.compile(r"(?:select|with|values|show)\b", re.I)
+from clearway.db.hooks import Hook, Hooks, InThread
+from clearway.db.reading import AsyncReadSession, ReadSession
+from clearway.db.turns import OneAtATime, Turns
+from clearway.errors import CommitFailed, SessionEnded
 
 
 class UnitOfWork:
@@ -24,16 +25,42 @@ class UnitOfWork:
     A journey holds one connection: while the unit has none, reads take their own and give it
     back before the unit takes one; afterwards they run on the unit's. Two at a time would let
     twenty requests dead-lock a pool of four.
+
+    Args:
+        engine: Where it writes.
+        reader: Where it reads while it has no transaction.
+        expire: Expire objects at COMMIT.
+        session_class: The class of its session.
+        journey: Whose it is; None for a block of its own.
+        in_thread: Calls plain functions that wait for the COMMIT.
+
+    Attributes:
+        session: The session, for whoever asks.
+        turns: One task at a time is in the unit's sessions.
     """
 
-    def __init__(self, engine: AsyncEngine, reader: AsyncEngine, *, expire: bool) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        reader: AsyncEngine,
+        *,
+        expire: bool,
+        session_class: type[AsyncSession] = AsyncSession,
+        journey: Journey | None = None,
+        in_thread: InThread = asyncio.to_thread,
+    ) -> None:
+        self.turns = Turns()
         self._reader = reader
+        self._journey = journey
+        self._in_thread = in_thread
         self._read: AsyncReadSession | None = None
         self._connection: Connection | None = None
         self._joined: Connection | None = None
-        self.session = AsyncSession(
+        self._hooks: Hooks | None = None
+        self._over = False
+        self.session = session_class(
             engine,
-            sync_session_class=_UnitSession,
+            sync_session_class=_unit_session(session_class),
             expire_on_commit=expire,
             close_resets_only=False,
             info={"unit": self},
@@ -45,7 +72,7 @@ class UnitOfWork:
         if self._read is None:
             self._read = AsyncReadSession(
                 self._reader,
-                sync_session_class=_ReadSession,
+                sync_session_class=ReadSession,
                 expire_on_commit=False,
                 close_resets_only=False,
                 # On the unit's connection it begins and ends nothing of its own: a savepoint
@@ -55,6 +82,22 @@ class UnitOfWork:
             )
         return self._read
 
+    def after_commit(self, hook: Hook) -> None:
+        """Have a hook run after the COMMIT; see `hooks.after_commit`."""
+        self.refuse_if_over()
+        if self._hooks is None:
+            self._hooks = Hooks()
+            if self._journey is not None:
+                self._journey.after_response.append(self.run_hooks)
+        sync = self.session.sync_session
+        hook.within = sync.get_nested_transaction() or sync.get_transaction()
+        self._hooks.add(hook)
+
+    async def run_hooks(self, _: bool = True) -> None:
+        """Call what waited for a COMMIT, where there was one, whatever came of the journey."""
+        if self._hooks is not None:
+            await self._hooks.run(self._in_thread)
+
     async def settle(self, commit: bool) -> None:
         """Commit or roll back, give the connection back, and close the session for good.
 
@@ -62,14 +105,19 @@ class UnitOfWork:
             CommitFailed: Nothing was stored, or nobody can know (`CommitUnknown`).
         """
         try:
-            if commit and self.session.in_transaction():
-                await self._commit()
+            if commit:
+                if self.session.in_transaction():
+                    await self._commit()
+                self._committed()
         finally:
             try:
                 await _end(self.session)
             finally:
-                if self._read is not None:
-                    await _end(self._read)
+                try:
+                    if self._read is not None:
+                        await _end(self._read)
+                finally:
+                    self._over = True
 
     async def _commit(self) -> None:
         session = self.session
@@ -104,7 +152,33 @@ class UnitOfWork:
             )
         return driver.checks_commit(connection)
 
-    # The sessions below report here; all of it runs in SQLAlchemy's greenlet.
+    # The sessions report here; all of it runs in SQLAlchemy's greenlet.
+
+    def refuse_if_over(self) -> None:
+        """Raise `SessionEnded` once the unit has been settled."""
+        if not self._over:
+            return
+        journey = self._journey
+        whose = "of a block that is over"
+        if journey is not None:
+            whose = f"of {journey.route or journey.kind} ({journey.id}), whose answer has begun,"
+        raise SessionEnded(
+            f"a session {whose} was used",
+            fix="async with road.db.session() as session: in streams, in background tasks and in "
+            "tasks that outlive the request",
+        )
+
+    @property
+    def read_is_joined(self) -> bool:
+        """Say whether the read session runs on the unit's own connection."""
+        return self._joined is not None
+
+    def bind_for_read(self, session: Session, reader: Engine | Connection) -> Engine | Connection:
+        """Return where the read session shall read now."""
+        if session.in_transaction() and self._joined is not self._connection:
+            session.commit()
+        self._joined = self._connection
+        return self._joined or reader
 
     def _began(self, connection: Connection) -> None:
         self._connection = connection
@@ -112,16 +186,18 @@ class UnitOfWork:
     def _ended(self) -> None:
         self._connection = None
 
+    def _committed(self) -> None:
+        if self._hooks is not None:
+            self._hooks.committed()
+
+    def _rolled_back(self, transaction: SessionTransaction) -> None:
+        if self._hooks is not None:
+            self._hooks.rolled_back(transaction)
+
     def _release_read(self) -> None:
         """Have the read session give back a connection of its own; its objects stay."""
         if self._read is not None and self._read.in_transaction() and self._joined is None:
             self._read.sync_session.commit()
-
-    def _bind_for_read(self, session: Session, reader: Engine | Connection) -> Engine | Connection:
-        if session.in_transaction() and self._joined is not self._connection:
-            session.commit()
-        self._joined = self._connection
-        return self._joined or reader
 
 
 async def _end(session: AsyncSession) -> None:
@@ -133,13 +209,29 @@ async def _end(session: AsyncSession) -> None:
         await session.invalidate()
 
 
-class _UnitSession(Session):
+class _UnitSession(OneAtATime):
     """The session of a unit of work."""
 
     def get_bind(self, *args: Any, **kwargs: Any) -> Engine | Connection:
-        unit: UnitOfWork = self.info["unit"]
-        unit._release_read()
+        self.unit._release_read()
         return super().get_bind(*args, **kwargs)
+
+    def commit(self) -> None:
+        # An old `get_db` may still commit after its `yield`, when all has been done already.
+        if not self.unit._over:
+            super().commit()
+
+
+_classes: dict[type[Session], type[_UnitSession]] = {Session: _UnitSession}
+
+
+def _unit_session(session_class: type[AsyncSession]) -> type[_UnitSession]:
+    """Return the class below an asynchronous session, with what its own kind adds (SQLModel)."""
+    base = session_class.sync_session_class
+    made = _classes.get(base)
+    if made is None:
+        made = _classes[base] = type(f"Unit{base.__name__}", (_UnitSession, base), {})
+    return made
 
 
 @event.listens_for(_UnitSession, "after_begin")
@@ -153,67 +245,12 @@ def _unit_ended(session: Session, transaction: SessionTransaction) -> None:
         session.info["unit"]._ended()
 
 
-class AsyncReadSession(AsyncSession):
-    """A session that only reads: AUTOCOMMIT, so that a SELECT is one round trip.
-
-    Raises:
-        ReadOnlySession: At a flush, and at any statement but SELECT, WITH, VALUES and SHOW.
-    """
+@event.listens_for(_UnitSession, "after_commit")
+def _unit_committed(session: Session) -> None:
+    if not session.in_nested_transaction():
+        session.info["unit"]._committed()
 
 
-class _ReadSession(Session):
-    """The session below an `AsyncReadSession`."""
-
-    def get_bind(self, *args: Any, **kwargs: Any) -> Engine | Connection:
-        unit: UnitOfWork = self.info["unit"]
-        return unit._bind_for_read(self, super().get_bind(*args, **kwargs))
-
-    def connection(self, *args: Any, **kwargs: Any) -> Connection:
-        connection = super().connection(*args, **kwargs)
-        if self.info["unit"]._joined is not None:
-            raise ReadOnlySession(
-                "a read session gives no connection away while the unit of work has one",
-                fix=_WRITE_FIX,
-            )
-        return connection
-
-    def rollback(self) -> None:
-        self.commit()  # there is nothing to roll back but what the unit of work has written
-
-    def flush(self, objects: Any = None) -> None:
-        if self.new or self.dirty or self.deleted:
-            raise ReadOnlySession(
-                "a read session was asked to write what is pending in it", fix=_WRITE_FIX
-            )
-
-
-_WRITE_FIX = "take a DbSession where you write"
-
-
-def refuse_writes(sql: str) -> None:
-    """Raise `ReadOnlySession` for anything but SELECT, WITH, VALUES and SHOW."""
-    start = 0
-    while skipped := _BEFORE.match(sql, start):
-        start = skipped.end()
-    if not _READS.match(sql, start):
-        raise ReadOnlySession(
-            f"a read session was asked to run {sql.strip()[:60]!r}", fix=_WRITE_FIX
-        )
-
-
-@event.listens_for(_ReadSession, "do_orm_execute")
-def _guard_statement(state: ORMExecuteState) -> None:
-    if not state.is_select:
-        refuse_writes(str(state.statement))
-
-
-def guard_engine(engine: AsyncEngine) -> None:
-    """Guard the connections of a read engine as well: `session.connection()` passes by us."""
-
-    def guard(
-        conn: Connection, cursor: object, sql: str, parameters: object, context: object, many: bool
-    ) -> None:
-        refuse_writes(sql)
-
-    # touchpoint: sqlalchemy-events
-    event.listen(engine.sync_engine, "before_cursor_execute", guard)
+@event.listens_for(_UnitSession, "after_soft_rollback")
+def _unit_rolled_back(session: Session, transaction: SessionTransaction) -> None:
+    session.info["unit"]._rolled_back(transaction)

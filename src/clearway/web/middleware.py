@@ -247,6 +247,10 @@ class _Responder:
     async def _send_problem(self, problem: Problem) -> None:
         message = {"type": "http.response.start", "status": problem.status}
         headers = self._decorated({"headers": problem.headers})
+        if self.scope["http_version"].startswith("1.") and _is_a_fault(self.failure):
+            # The error is raised once the answer is out, and uvicorn then cuts the connection:
+            # a client that was told so does not send its next request into the void.
+            headers.append((b"connection", b"close"))
         await self.send({**message, "headers": headers})
         body = b"" if self.exchange.method == "HEAD" else problem.body
         self.exchange.bytes_out = len(body)
@@ -278,7 +282,7 @@ async def _stop() -> None:
     raise _AnswerReplaced("the answer was replaced by a problem of ours")
 
 
-def _is_a_fault(failure: Exception) -> bool:
+def _is_a_fault(failure: Exception | None) -> bool:
     """Say whether the server should log a failure: a refusal or a conflict is an answer."""
     if isinstance(failure, ClearwayError) and not isinstance(failure, CommitFailed):
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -95,6 +95,36 @@ class _Asyncpg:
     def checks_commit(self, connection: Any) -> bool:
         return getattr(connection, "terms", None) is not None
 
+    def in_transaction(self, connection: Any) -> bool:
+        return bool(connection.is_in_transaction())
+
+    async def copy_rows(
+        self,
+        connection: Any,
+        schema: str | None,
+        table: str,
+        columns: Sequence[str],
+        rows: AsyncIterable[Sequence[object]],
+    ) -> int:
+        tag = await connection.copy_records_to_table(
+            table, records=rows, columns=columns, schema_name=schema
+        )
+        return _rows_of(tag)
+
+    async def copy_csv(
+        self,
+        connection: Any,
+        schema: str | None,
+        table: str,
+        columns: Sequence[str],
+        source: AsyncIterable[bytes],
+        header: bool,
+    ) -> int:
+        tag = await connection.copy_to_table(
+            table, source=source, columns=columns, schema_name=schema, format="csv", header=header
+        )
+        return _rows_of(tag)
+
     async def ping(self, connection: Any) -> None:
         await connection.fetchrow(";", timeout=PING_WITHIN)
 
@@ -109,6 +139,10 @@ class _Asyncpg:
 
     def abort(self, connection: Any) -> None:
         connection.terminate()
+
+
+def _rows_of(tag: str) -> int:
+    return int(tag.rpartition(" ")[2])
 
 
 DRIVER = _Asyncpg()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from sqlalchemy.engine import Dialect
@@ -48,6 +48,30 @@ class Driver(Protocol):
 
     def checks_commit(self, connection: Any) -> bool:
         """Say whether a COMMIT that was a ROLLBACK raises by itself."""
+
+    def in_transaction(self, connection: Any) -> bool:
+        """Say whether the server has been told to BEGIN."""
+
+    async def copy_rows(
+        self,
+        connection: Any,
+        schema: str | None,
+        table: str,
+        columns: Sequence[str],
+        rows: AsyncIterable[Sequence[object]],
+    ) -> int:
+        """Store rows by COPY, and return how many."""
+
+    async def copy_csv(
+        self,
+        connection: Any,
+        schema: str | None,
+        table: str,
+        columns: Sequence[str],
+        source: AsyncIterable[bytes],
+        header: bool,
+    ) -> int:
+        """Store CSV by COPY, and return the number of rows."""
 
     async def ping(self, connection: Any) -> None:
         """Make one round trip. Raises if there is no answer within `PING_WITHIN`."""

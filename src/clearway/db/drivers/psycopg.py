@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Mapping, Sequence
 from contextvars import ContextVar
 from math import ceil
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ import psycopg
 from psycopg import errors, generators, waiting
 from psycopg.abc import PQGen, PQGenConn
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+from psycopg.sql import SQL, Composed, Identifier
 
 from clearway.db.drivers.base import PING_WITHIN
 from clearway.db.terms import Terms
@@ -161,6 +162,39 @@ class _Psycopg:
     def checks_commit(self, connection: Any) -> bool:
         return isinstance(connection, CheckedConnection)
 
+    def in_transaction(self, connection: Any) -> bool:
+        return bool(connection.pgconn.transaction_status != TransactionStatus.IDLE)
+
+    async def copy_rows(
+        self,
+        connection: Any,
+        schema: str | None,
+        table: str,
+        columns: Sequence[str],
+        rows: AsyncIterable[Sequence[object]],
+    ) -> int:
+        async with connection.cursor() as cursor:
+            async with cursor.copy(_copy_from(schema, table, columns)) as copy:
+                async for row in rows:
+                    await copy.write_row(row)
+            return int(cursor.rowcount)
+
+    async def copy_csv(
+        self,
+        connection: Any,
+        schema: str | None,
+        table: str,
+        columns: Sequence[str],
+        source: AsyncIterable[bytes],
+        header: bool,
+    ) -> int:
+        form = SQL(" (FORMAT csv, HEADER)" if header else " (FORMAT csv)")
+        async with connection.cursor() as cursor:
+            async with cursor.copy(_copy_from(schema, table, columns) + form) as copy:
+                async for chunk in source:
+                    await copy.write(chunk)
+            return int(cursor.rowcount)
+
     async def ping(self, connection: Any) -> None:
         async with asyncio.timeout(PING_WITHIN):
             await connection.execute("")
@@ -177,6 +211,11 @@ class _Psycopg:
 
     def abort(self, connection: Any) -> None:
         connection.pgconn.finish()
+
+
+def _copy_from(schema: str | None, table: str, columns: Sequence[str]) -> Composed:
+    name = Identifier(table) if schema is None else Identifier(schema, table)
+    return SQL("COPY {} ({}) FROM STDIN").format(name, SQL(", ").join(map(Identifier, columns)))
 
 
 DRIVER = _Psycopg()
