@@ -110,7 +110,13 @@ class Clearway:
             from clearway.db import Database
 
             settings = self.settings
-            db = Database(settings.database, settings.service.name, engine=self._engine)
+            service = settings.service
+            db = Database(
+                settings.database,
+                service.name,
+                processes=service.processes,
+                engine=self._engine,
+            )
             if self._ready and db.configured:  # first asked for while we are open
                 db.attach()
                 self._parts.add(db)

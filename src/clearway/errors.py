@@ -100,6 +100,12 @@ class AsyncSessionInThread(StartError):
     code, title = "CW203", "A `def` endpoint takes an async session"
 
 
+class OverBudget(StartError):
+    """The processes of this service want more connections than the server has left."""
+
+    code, title = "CW206", "Over the connection budget"
+
+
 # While waiting in a lane
 
 

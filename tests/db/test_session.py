@@ -10,12 +10,12 @@ import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
 from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import insert, select, text
-from sqlalchemy.exc import IntegrityError, InvalidRequestError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.types import Message, Receive, Scope, Send
 
 from clearway import Clearway, DbSession, ReadDbSession, Settings, current_journey
-from clearway.errors import CommitFailed, ReadOnlySession
+from clearway.errors import CommitFailed, ReadOnlySession, SessionEnded
 from db.schema import Item, names
 from support.asgi import serving
 from support.waiting import until
@@ -219,7 +219,7 @@ async def test_the_connection_is_back_before_a_streaming_body_begins(
         async def body() -> AsyncIterator[bytes]:
             seen.append(await names(table))
             seen.append(road.lanes["db"].snapshot().in_use)
-            with pytest.raises(InvalidRequestError):
+            with pytest.raises(SessionEnded):
                 await session.execute(select(Item))
             yield b"done"
 

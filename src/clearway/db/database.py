@@ -17,6 +17,7 @@ from clearway.core.current import find
 from clearway.core.histogram import HistogramSnapshot
 from clearway.core.journey import Journey, current_journey
 from clearway.core.lane import Lane
+from clearway.db.budget import Budget, BudgetKeeper
 from clearway.db.callers import current_task, place_of
 from clearway.db.engine import Attachment, make_engine
 from clearway.db.hooks import InThread
@@ -41,7 +42,8 @@ class Database:
 
     Args:
         settings: Where the database is and what bounds its use.
-        service: Name of the service, PostgreSQL's application_name.
+        service: Name of the service.
+        processes: How many processes the service has, where that is known.
         engine: An engine of the app's own, over asyncpg or psycopg; it is adopted, and given
             back as it was at the end. Without one the engine is made from `settings.url`.
 
@@ -50,7 +52,12 @@ class Database:
     """
 
     def __init__(
-        self, settings: DatabaseSettings, service: str, engine: AsyncEngine | None = None
+        self,
+        settings: DatabaseSettings,
+        service: str,
+        *,
+        processes: int | None = None,
+        engine: AsyncEngine | None = None,
     ) -> None:
         self._settings = settings
         self._service = service
@@ -61,6 +68,7 @@ class Database:
         self._reader: AsyncEngine | None = None
         self._reader_in_transaction: AsyncEngine | None = None
         self._transaction_settings: TransactionSettings | None = None
+        self._budget = BudgetKeeper(settings.budget, service, processes)
         self._blocks: dict[UnitOfWork, asyncio.Task[Any] | None] = {}
 
     @property
@@ -92,6 +100,11 @@ class Database:
     def lanes(self) -> list[Lane]:
         """Every lane that is open: `db`, and `db.read` where `read_url` is set."""
         return [one.lane for one in self._attachments if one.lane is not None]
+
+    @property
+    def budget(self) -> Budget | None:
+        """The last look at the connection budget; None before, and where nothing can be known."""
+        return self._budget.last
 
     @property
     def holds(self) -> Mapping[str, HistogramSnapshot]:
@@ -140,8 +153,21 @@ class Database:
             )
 
     async def open(self) -> None:
-        """Make or adopt the engine; no connection is opened."""
-        self.attach()
+        """Make or adopt the engine, and hold its pool to the connection budget.
+
+        Raises:
+            DatabaseUrlInvalid: The URL or the engine cannot be used.
+            OverBudget: The server has too few connections left.
+        """
+        own = self._attach()
+        wanted = None if own.lane is None else own.lane.capacity
+        if own.lane is not None and self._theirs is None:
+            try:
+                await self._budget.check(own.engine, own.driver, own.lane)
+            except BaseException:
+                await self.close()
+                raise
+        self._start(own, wanted)
 
     def attach(self) -> None:
         """Do what `open` does, for one who cannot await.
@@ -149,6 +175,17 @@ class Database:
         Raises:
             DatabaseUrlInvalid: The URL or the engine cannot be used.
         """
+        own = self._attach()
+        self._start(own, None if own.lane is None else own.lane.capacity)
+
+    def _start(self, own: Attachment, wanted: int | None) -> None:
+        for attachment in self._attachments:
+            attachment.start()
+        # Under the app's own application_name nobody could tell who is who.
+        if own.lane is not None and self._theirs is None:
+            self._budget.start(own.engine, own.driver, own.lane, wanted)
+
+    def _attach(self) -> Attachment:
         settings = self._settings
         if self._theirs is not None:
             self._attachment = Attachment(self._theirs, settings, ours=False)
@@ -168,10 +205,11 @@ class Database:
         guard_engine(self._reader_in_transaction)
         for attachment in self._attachments:
             attachment.terms.transaction_settings = self._transaction_settings
-            attachment.start()
+        return self._attachment
 
     async def close(self) -> None:
         """Close our engine's connections, or give the app's engine back."""
+        await self._budget.stop()
         for task in self._blocks.values():
             _log.warning("a session of road.db.session() outlives the app: %s", place_of(task))
         attachments = self._attachments

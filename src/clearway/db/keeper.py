@@ -73,6 +73,7 @@ class Keeper:
             _log.debug("no connection could be opened ahead: %s", error)
 
     def _tend(self, pool: LanePool, min_size: int) -> None:
+        pool.shrink()
         pool.renew(self._validation.is_old)
         while pool.checkedin() + pool.checkedout() < min_size:
             if not pool.warm():

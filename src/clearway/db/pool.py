@@ -125,6 +125,14 @@ class LanePool(AsyncAdaptedQueuePool):
             super()._do_return_conn(record)
             return True
 
+    def shrink(self) -> None:
+        """Close idle connections that are more than the lane has places for."""
+        most = self.lane.capacity
+        while most is not None and self.checkedin() and self.checkedin() + self.checkedout() > most:
+            record = self._pool.get(False)
+            record.close()
+            self._dec_overflow()
+
     def renew(self, is_old: Callable[[ConnectionPoolEntry], bool]) -> None:
         """Replace the idle connections that are old, one at a time, while places are free.
 

@@ -18,7 +18,6 @@ _REFUSED_BY_A_POOLER = "08P01"
 _REFUSED_BY_THE_SERVER = frozenset({"42704", "22023"})
 _NAME = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?", re.I)
 _MARGIN = 2.0  # seconds after the server's own bound until we stop waiting for its answer
-_LEAST_PATIENCE = 1.0
 _TIMEOUTS = (
     "statement_timeout",
     "lock_timeout",
@@ -96,17 +95,14 @@ class Terms:
             values.update(self.transaction_settings())
         return "".join(_set_local(name, value) for name, value in values.items())
 
+    @property
     def patience(self) -> float | None:
-        """Return for how many seconds a BEGIN, COMMIT or ROLLBACK is waited for; None: for ever.
+        """Seconds for which a BEGIN, COMMIT or ROLLBACK is waited for; None for ever.
 
-        The server bounds them itself; this is for one that is frozen.
+        The server bounds them itself, by statement_timeout; this is for one that is frozen. No
+        deadline makes it shorter: a COMMIT that nobody waits for any more has an unknown outcome.
         """
-        journey = current_journey()
-        bound = self._statement + _MARGIN if self._statement else None
-        if journey is None or journey.deadline is None:
-            return bound
-        left = max(_LEAST_PATIENCE, journey.deadline.remaining() + _MARGIN)
-        return left if bound is None else min(left, bound)
+        return self._statement + _MARGIN if self._statement else None
 
 
 def _set_local(name: str, value: str) -> str:

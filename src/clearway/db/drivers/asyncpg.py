@@ -38,7 +38,7 @@ class CheckedConnection(asyncpg.Connection):
         if query.startswith("BEGIN"):
             return await self._begin(query, terms)
         if query in _CONTROL and timeout is None:
-            timeout = terms.patience()
+            timeout = terms.patience
         tag = await super().execute(query, timeout=timeout)
         if tag == "ROLLBACK" and query.strip(" ;").upper() == "COMMIT":
             raise asyncpg.InFailedSQLTransactionError("COMMIT was answered by ROLLBACK")
@@ -47,11 +47,11 @@ class CheckedConnection(asyncpg.Connection):
     async def _begin(self, query: str, terms: Terms) -> str:
         along = terms.begin()
         try:
-            return await super().execute(query + along, timeout=terms.patience())
+            return await super().execute(query + along, timeout=terms.patience)
         except asyncpg.PostgresError:
             if along and not self.is_closed():
                 # BEGIN itself was done, and nobody else will end it.
-                await super().execute("ROLLBACK;", timeout=terms.patience())
+                await super().execute("ROLLBACK;", timeout=terms.patience)
             raise
 
 
@@ -94,6 +94,9 @@ class _Asyncpg:
 
     def checks_commit(self, connection: Any) -> bool:
         return getattr(connection, "terms", None) is not None
+
+    def backend_pid(self, connection: Any) -> int:
+        return int(connection.get_server_pid())
 
     def in_transaction(self, connection: Any) -> bool:
         return bool(connection.is_in_transaction())

@@ -49,6 +49,9 @@ class Driver(Protocol):
     def checks_commit(self, connection: Any) -> bool:
         """Say whether a COMMIT that was a ROLLBACK raises by itself."""
 
+    def backend_pid(self, connection: Any) -> int:
+        """Return the id of the server's process, as it was told at the connect."""
+
     def in_transaction(self, connection: Any) -> bool:
         """Say whether the server has been told to BEGIN."""
 

@@ -72,7 +72,7 @@ class CheckedConnection(psycopg.AsyncConnection[Any]):
         await self._patiently(super().rollback())
 
     async def _patiently(self, call: Any) -> None:
-        patience = None if self.terms is None else self.terms.patience()
+        patience = None if self.terms is None else self.terms.patience
         try:
             async with asyncio.timeout(patience):
                 await call
@@ -161,6 +161,9 @@ class _Psycopg:
 
     def checks_commit(self, connection: Any) -> bool:
         return isinstance(connection, CheckedConnection)
+
+    def backend_pid(self, connection: Any) -> int:
+        return int(connection.info.backend_pid)
 
     def in_transaction(self, connection: Any) -> bool:
         return bool(connection.pgconn.transaction_status != TransactionStatus.IDLE)
