@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from clearway import Clearway, DbSession, ReadDbSession, Settings, current_journey
 from clearway.errors import CommitFailed, ReadOnlySession
+from db.roads import settings_for
 from db.schema import Item, names
 from support.asgi import serving
 from support.waiting import until
@@ -97,7 +98,7 @@ async def test_a_swallowed_statement_error_never_becomes_a_2xx(
 
 
 async def test_a_refused_commit_leaves_the_connection_fit_for_the_next(
-    table: str, settings: Settings
+    table: str,
 ) -> None:
     """The next request is served by the same connection, outside of the failed transaction."""
     app = FastAPI()
@@ -111,7 +112,7 @@ async def test_a_refused_commit_leaves_the_connection_fit_for_the_next(
     async def create(session: DbSession) -> None:
         session.add(Item(name="next"))
 
-    Clearway(app, settings)
+    Clearway(app, settings_for(table, pool_size=1, max_overflow=0))
 
     async with serving(app) as client:
         assert (await client.post("/swallows")).json()["code"] == "CW223"
