@@ -151,6 +151,11 @@ class Clearway:
         return MappingProxyType({}) if resources is None else resources.snapshot()
 
     @property
+    def ready(self) -> bool:
+        """Say whether all parts are open."""
+        return self._ready
+
+    @property
     def faults(self) -> Mapping[str, int]:
         """Faults in Clearway's own code that were skipped, counted by place."""
         return MappingProxyType(self._path.faults.counts)

@@ -299,3 +299,24 @@ class OutboundBusy(LaneBusy):
     """As many calls to other services are on their way as this process allows."""
 
     code, title = "CW801", "Too many calls to other services"
+
+
+# Tests
+
+
+class ConnectionShared(ClearwayError):
+    """Two units of work wanted the one connection of a test at the same time."""
+
+    code, title = "CW901", "Two at once on a test's connection"
+
+
+class FixtureMissing(ClearwayError):
+    """A fixture of `clearway.testing` needs one that the test suite does not define."""
+
+    code, title = "CW902", "A fixture is missing"
+
+
+class LifespanFailed(ClearwayError):
+    """The application's lifespan failed when a test opened it."""
+
+    code, title = "CW903", "The application did not start in a test"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -68,6 +68,7 @@ class Database:
         self._reader: AsyncEngine | None = None
         self._reader_in_transaction: AsyncEngine | None = None
         self._transaction_settings: TransactionSettings | None = None
+        self._make_unit: Callable[[Journey | None], UnitOfWork] | None = None
         self._budget = BudgetKeeper(settings.budget, service, processes)
         self._blocks: dict[UnitOfWork, asyncio.Task[Any] | None] = {}
 
@@ -238,7 +239,18 @@ class Database:
             journey.before_response.append(unit.settle)
         return unit
 
+    @contextmanager
+    def units_made_by(self, make: Callable[[Journey | None], UnitOfWork]) -> Iterator[None]:
+        """Have units of work made elsewhere: tests put all of them on one connection."""
+        before, self._make_unit = self._make_unit, make
+        try:
+            yield
+        finally:
+            self._make_unit = before
+
     def _new_unit(self, journey: Journey | None = None) -> UnitOfWork:
+        if self._make_unit is not None:
+            return self._make_unit(journey)
         engine = self.engine
         set_in_each = self._transaction_settings is not None
         reader = self._reader_in_transaction if set_in_each else self._reader

@@ -64,6 +64,9 @@ class CheckedConnection(psycopg.AsyncConnection[Any]):
     async def commit(self) -> None:
         """Commit as psycopg does, or raise where it would be a rollback."""
         if self.pgconn.transaction_status == TransactionStatus.INERROR:
+            # SQLAlchemy takes a COMMIT that raised for the end of the transaction, and the
+            # pool would hand the connection on as it is.
+            await self.rollback()
             raise errors.InFailedSqlTransaction("COMMIT would be answered by ROLLBACK")
         await self._patiently(super().commit())
 
