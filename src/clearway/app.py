@@ -367,5 +367,5 @@ class Clearway:
         threads = self._parts.get(Threads)
         if threads is not None:
             self.db.in_thread = threads.run
-        if self.db.configured:
+        if self.db.used:
             await self._parts.open(self.db)

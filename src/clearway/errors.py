@@ -100,6 +100,18 @@ class AsyncSessionInThread(StartError):
     code, title = "CW203", "A `def` endpoint takes an async session"
 
 
+class SessionClassInvalid(StartError):
+    """The class of sessions that the settings name cannot be used."""
+
+    code, title = "CW204", "The session class cannot be used"
+
+
+class EngineTwice(StartError):
+    """An engine was adopted twice, or two by one name."""
+
+    code, title = "CW205", "An engine was adopted twice"
+
+
 class OverBudget(StartError):
     """The processes of this service want more connections than the server has left."""
 

@@ -191,6 +191,8 @@ class DatabaseSettings(_Group):
     """Seconds between the server's checks that the client of a running query is there; 0: none."""
     read_url: SecretStr | None = None
     """Where `ReadDbSession` reads, by a pool of its own that the server makes read only."""
+    session_class: str | None = None
+    """Class of the sessions as `module:Class`, such as SQLModel's AsyncSession."""
     expire_on_commit: bool = False
     """Expire objects at COMMIT, as SQLAlchemy does by default."""
 

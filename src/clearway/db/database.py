@@ -7,26 +7,31 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, overload
 
 from fastapi import Depends
+from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
 from starlette.routing import BaseRoute
 
 from clearway.core.current import find
 from clearway.core.histogram import HistogramSnapshot
-from clearway.core.journey import Journey, current_journey
+from clearway.core.journey import Journey
 from clearway.core.lane import Lane
 from clearway.db.budget import Budget, BudgetKeeper
 from clearway.db.callers import current_task, place_of
+from clearway.db.dependencies import journey_of_request
 from clearway.db.engine import Attachment, make_engine
 from clearway.db.hooks import InThread
 from clearway.db.pool import LanePool
 from clearway.db.reading import AsyncReadSession, guard_engine
 from clearway.db.session import UnitOfWork
+from clearway.db.session_class import load_session_class
 from clearway.db.terms import TransactionSettings
+from clearway.db.threads import ThreadDatabase
 from clearway.db.usage import session_uses
-from clearway.errors import AsyncSessionInThread, DatabaseUrlMissing, NotOpen
+from clearway.errors import AsyncSessionInThread, DatabaseUrlMissing, EngineTwice, NotOpen
 from clearway.settings import DatabaseSettings
 
 _log = logging.getLogger("clearway.db")
@@ -47,6 +52,9 @@ class Database:
         engine: An engine of the app's own, over asyncpg or psycopg; it is adopted, and given
             back as it was at the end. Without one the engine is made from `settings.url`.
 
+        session_class: The class of its sessions; by default that of the settings.
+        lane: The name of its lane.
+
     Attributes:
         in_thread: Calls the plain functions that wait for a COMMIT.
     """
@@ -58,9 +66,14 @@ class Database:
         *,
         processes: int | None = None,
         engine: AsyncEngine | None = None,
+        session_class: type[AsyncSession] | None = None,
+        lane: str = "db",
     ) -> None:
         self._settings = settings
         self._service = service
+        self._session_class = session_class
+        self._lane = lane
+        self._adopted: list[Database | ThreadDatabase] = []
         self.in_thread: InThread = asyncio.to_thread
         self._theirs = engine
         self._attachment: Attachment | None = None
@@ -74,7 +87,7 @@ class Database:
 
     @property
     def configured(self) -> bool:
-        """Say whether there is an engine or a URL to make one from."""
+        """Say whether there is an engine or a URL to make one from, for `DbSession`."""
         has_url = self._settings.enabled and self._settings.url is not None
         return self._theirs is not None or has_url
 
@@ -99,8 +112,75 @@ class Database:
 
     @property
     def lanes(self) -> list[Lane]:
-        """Every lane that is open: `db`, and `db.read` where `read_url` is set."""
-        return [one.lane for one in self._attachments if one.lane is not None]
+        """Every lane that is open: `db`, `db.read` where `read_url` is set, and the adopted."""
+        own = [one.lane for one in self._attachments if one.lane is not None]
+        return own + [lane for other in self._adopted for lane in other.lanes]
+
+    @overload
+    def adopt(
+        self, engine: AsyncEngine, name: str, *, session_class: type[AsyncSession] | None = None
+    ) -> Database: ...
+
+    @overload
+    def adopt(
+        self, engine: Engine, name: str, *, session_class: type[Session] = Session
+    ) -> ThreadDatabase: ...
+
+    def adopt(
+        self, engine: AsyncEngine | Engine, name: str, *, session_class: Any = None
+    ) -> Database | ThreadDatabase:
+        """Take in another engine of the app's own, before the start.
+
+        It gets a lane `db.<name>`, a unit of work for each journey, and our names for its errors.
+        In one request each database commits for itself, in the order in which they were first
+        used: there is no two-phase COMMIT.
+
+        Args:
+            engine: Asynchronous, or one that blocks, for `def` endpoints.
+            name: Of its lane.
+            session_class: The class of its sessions, such as SQLModel's.
+
+        Returns:
+            What serves its sessions: `dependency` is the body of a `get_db`, `session()` gives
+            one of its own, `engine` and `lane` are what they say.
+
+        Raises:
+            EngineTwice: The engine, or the name, was taken in before.
+        """
+        for other in self._adopted:
+            if other.engine_given is engine or other.lane_name == f"db.{name}":
+                raise EngineTwice(
+                    f"engine {name!r} was adopted twice", fix="adopt each engine once, by one name"
+                )
+        adopted: Database | ThreadDatabase
+        if isinstance(engine, AsyncEngine):
+            settings = self._settings.model_copy(update={"read_url": None, "session_class": None})
+            adopted = Database(
+                settings,
+                self._service,
+                engine=engine,
+                session_class=session_class,
+                lane=f"db.{name}",
+            )
+        else:
+            adopted = ThreadDatabase(engine, self._settings, name, session_class or Session)
+        self._adopted.append(adopted)
+        return adopted
+
+    @property
+    def used(self) -> bool:
+        """Say whether there is anything to open."""
+        return self.configured or bool(self._adopted)
+
+    @property
+    def engine_given(self) -> AsyncEngine | None:
+        """The app's own engine, where there is one."""
+        return self._theirs
+
+    @property
+    def lane_name(self) -> str:
+        """The name of its lane."""
+        return self._lane
 
     @property
     def budget(self) -> Budget | None:
@@ -140,12 +220,17 @@ class Database:
             AsyncSessionInThread: A `def` endpoint takes an asynchronous session: its
                 statements would be coroutines that nobody awaits (measured: 200, 0 rows).
         """
-        uses = session_uses(routes, {session_dependency, read_dependency, self.dependency})
-        for use in uses:
+        asynchronous = [one for one in self._adopted if isinstance(one, Database)]
+        sessions = {session_dependency, read_dependency, self.dependency}
+        uses = session_uses(routes, sessions)
+        theirs = session_uses(routes, {one.dependency for one in asynchronous})
+        for use in [*uses, *theirs]:
             if use.endpoint_in_thread:
                 raise AsyncSessionInThread(
                     f"{use.function} ({use.route}) is a `def` and takes an asynchronous session",
-                    fix="make it `async def`, or use a synchronous session of your own in it",
+                    fix="make it `async def`, or give it a session that blocks: "
+                    'blocking = road.db.adopt(create_engine(url), "blocking"), and '
+                    "Depends(blocking.dependency)",
                 )
         if uses and not self.configured:
             raise DatabaseUrlMissing(
@@ -160,6 +245,11 @@ class Database:
             DatabaseUrlInvalid: The URL or the engine cannot be used.
             OverBudget: The server has too few connections left.
         """
+        for adopted in self._adopted:
+            adopted.in_thread = self.in_thread
+            await adopted.open()
+        if not self.configured:
+            return
         own = self._attach()
         wanted = None if own.lane is None else own.lane.capacity
         if own.lane is not None and self._theirs is None:
@@ -188,8 +278,10 @@ class Database:
 
     def _attach(self) -> Attachment:
         settings = self._settings
+        if self._session_class is None:
+            self._session_class = load_session_class(settings.session_class)
         if self._theirs is not None:
-            self._attachment = Attachment(self._theirs, settings, ours=False)
+            self._attachment = Attachment(self._theirs, settings, ours=False, lane=self._lane)
         else:
             assert settings.url is not None
             engine = make_engine(settings.url.get_secret_value(), settings, self._service)
@@ -217,6 +309,8 @@ class Database:
         self._attachment = self._reading = None
         for attachment in attachments:
             await attachment.stop()
+        for adopted in self._adopted:
+            await adopted.close()
 
     @property
     def _attachments(self) -> list[Attachment]:
@@ -259,6 +353,7 @@ class Database:
             engine,
             reader,
             expire=self._settings.expire_on_commit,
+            session_class=self._session_class or AsyncSession,
             journey=journey,
             in_thread=self.in_thread,
         )
@@ -288,29 +383,17 @@ class Database:
 
     async def dependency(self) -> AsyncSession:
         """Return the request's session: what the body of an existing `get_db` becomes."""
-        return self.unit(_journey_of_request()).session
+        return self.unit(journey_of_request()).session
 
 
 async def session_dependency() -> AsyncSession:
     """Return the unit of work's session, the same in every dependency of the request."""
-    return find(Database, "DbSession").unit(_journey_of_request()).session
+    return find(Database, "DbSession").unit(journey_of_request()).session
 
 
 async def read_dependency() -> AsyncReadSession:
     """Return the journey's read session."""
-    return find(Database, "ReadDbSession").unit(_journey_of_request()).read
-
-
-def _journey_of_request() -> Journey:
-    journey = current_journey()
-    if journey is None or journey.kind == "websocket":
-        raise NotOpen(
-            "a session was asked for outside a request that Clearway sees, where no response "
-            "ends its transaction",
-            fix="is there a Clearway(app), and not CLEARWAY=off? Outside of a request, and for "
-            "each message of a WebSocket: async with road.db.session() as session",
-        )
-    return journey
+    return find(Database, "ReadDbSession").unit(journey_of_request()).read
 
 
 DbSession = Annotated[AsyncSession, Depends(session_dependency)]

@@ -22,7 +22,7 @@ IDLE_SINCE = "clearway_idle_since"
 
 _PERMIT = "clearway_permit"
 _HOLD = "clearway_hold"
-_FIX = (
+POOL_FIX = (
     "hold connections for a shorter time (no other waits inside a transaction), or raise "
     "database.pool_size within what the server allows"
 )
@@ -177,7 +177,7 @@ def put_lane_before(
         queue_limit=settings.queue_limit,
         wait_timeout=settings.wait_timeout,
         busy=PoolBusy,
-        fix=_FIX,
+        fix=POOL_FIX,
     )
     pool.__class__ = LanePool  # touchpoint: sqlalchemy-pool
     assert isinstance(pool, LanePool)

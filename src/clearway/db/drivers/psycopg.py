@@ -16,28 +16,10 @@ from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.sql import SQL, Composed, Identifier
 
 from clearway.db.drivers.base import PING_WITHIN
+from clearway.db.faults import state_in_text
 from clearway.db.terms import Terms
 
 T = TypeVar("T")
-
-# libpq keeps the SQLSTATE of a failed connect to itself; only the text tells. A server that
-# speaks another language counts as one that cannot be reached.
-_NO_CONNECTION = "08006"
-_REFUSALS = {
-    "53300": ("too many clients", "remaining connection slots", "too many connections for"),
-    "57P03": (
-        "is starting up",
-        "is shutting down",
-        "in recovery mode",
-        "not accepting connections",
-    ),
-    "08P01": ("unsupported startup parameter",),
-    "42704": ("unrecognized configuration parameter",),
-    "22023": ("invalid value for parameter",),
-    "28P01": ("password authentication failed",),
-    "28000": ("no pg_hba.conf entry", "role "),
-    "3D000": ("database ",),
-}
 
 _begun: ContextVar[list[PQGenConn[CheckedConnection]]] = ContextVar("clearway_psycopg_begun")
 
@@ -138,11 +120,7 @@ class _Psycopg:
             connection.terms = terms
 
     def refusal(self, error: BaseException) -> str | None:
-        said = str(error)
-        for state, texts in _REFUSALS.items():
-            if any(text in said for text in texts):
-                return state
-        return _NO_CONNECTION if isinstance(error, psycopg.Error) else None
+        return state_in_text(error) if isinstance(error, psycopg.Error) else None
 
     def is_closed(self, connection: Any) -> bool:
         if connection.closed:
