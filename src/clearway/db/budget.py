@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from clearway.core.lane import Lane
 from clearway.db.drivers import Driver
+from clearway.db.terms import UPKEEP
 from clearway.errors import ClearwayError, OverBudget
 
 _log = logging.getLogger("clearway.db")
@@ -206,12 +207,15 @@ class BudgetKeeper:
     async def _look(
         self, engine: AsyncEngine, driver: Driver, lane: Lane, wanted: int
     ) -> Budget | None:
+        upkeep = UPKEEP.set(True)
         try:
             async with asyncio.timeout(_WITHIN):
                 numbers = await self._ask(engine, driver)
         except (ClearwayError, SQLAlchemyError, OSError) as error:
             _log.debug("the connection budget could not be looked at: %s", error)
             return None
+        finally:
+            UPKEEP.reset(upkeep)
         if numbers is None:
             self._say(
                 "a pooler stands between us and PostgreSQL: how many connections the server has "

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
 from clearway.db.pool import LanePool
+from clearway.db.terms import UPKEEP
 from clearway.db.validation import Validation
 from clearway.errors import ClearwayError
 
@@ -52,6 +53,7 @@ class Keeper:
             await asyncio.wait([task])
 
     async def _run(self) -> None:
+        UPKEEP.set(True)  # for this task alone
         while True:
             try:
                 await self._look()

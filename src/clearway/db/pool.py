@@ -14,6 +14,7 @@ from clearway.core.lane import Lane, Permit
 from clearway.db.drivers import Driver
 from clearway.db.endings import Endings
 from clearway.db.holds import Holds
+from clearway.db.terms import UPKEEP
 from clearway.errors import PoolBusy
 from clearway.settings import DatabaseSettings
 
@@ -46,7 +47,8 @@ class LanePool(AsyncAdaptedQueuePool):
     users: int
 
     def _do_get(self) -> ConnectionPoolEntry:  # touchpoint: sqlalchemy-pool
-        permit = self.lane.try_acquire() or await_only(self.lane.acquire())
+        permit = self.lane.reserve() if UPKEEP.get() else self.lane.try_acquire()
+        permit = permit or await_only(self.lane.acquire())
         try:
             record = super()._do_get()
         except BaseException:
@@ -54,7 +56,7 @@ class LanePool(AsyncAdaptedQueuePool):
             raise
         own: dict[str, Any] = record.record_info  # type: ignore[assignment]  # a pool's record has one
         own[_PERMIT] = permit
-        own[_HOLD] = self.holds.begin(record)
+        own[_HOLD] = None if UPKEEP.get() else self.holds.begin(record)
         return record
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:  # touchpoint: sqlalchemy-pool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 
 from clearway.core.journey import current_journey
 from clearway.settings import DatabaseSettings
@@ -13,6 +14,9 @@ _log = logging.getLogger("clearway.db")
 
 TransactionSettings = Callable[[], Mapping[str, str]]
 """Returns what PostgreSQL shall know for the length of one transaction: name and value."""
+
+UPKEEP: ContextVar[bool] = ContextVar("clearway_upkeep", default=False)
+"""True where a connection is wanted for the pool's own sake, for no journey and no tenant."""
 
 _REFUSED_BY_A_POOLER = "08P01"
 _REFUSED_BY_THE_SERVER = frozenset({"42704", "22023"})
@@ -80,7 +84,8 @@ class Terms:
         """Return the SQL that rides on a BEGIN; mostly there is none."""
         journey = current_journey()
         deadline = None if journey is None or not self._ours else journey.deadline
-        if deadline is None and not self._with_begin and self.transaction_settings is None:
+        tenant = None if UPKEEP.get() else self.transaction_settings
+        if deadline is None and not self._with_begin and tenant is None:
             return ""
         values = dict(self._with_begin)
         if deadline is not None:
@@ -91,8 +96,8 @@ class Terms:
             ):
                 if not bound or left < bound:
                     values[name] = _milliseconds(left)
-        if self.transaction_settings is not None:
-            values.update(self.transaction_settings())
+        if tenant is not None:
+            values.update(tenant())
         return "".join(_set_local(name, value) for name, value in values.items())
 
     @property

@@ -50,8 +50,10 @@ class CheckedConnection(asyncpg.Connection):
             return await super().execute(query + along, timeout=terms.patience)
         except asyncpg.PostgresError:
             if along and not self.is_closed():
-                # BEGIN itself was done, and nobody else will end it.
+                # BEGIN itself was done, and nobody else will end it; asyncpg would take the
+                # next one for a savepoint in it.
                 await super().execute("ROLLBACK;", timeout=terms.patience)
+                self._top_xact = None  # touchpoint: asyncpg-connection
             raise
 
 
@@ -74,7 +76,7 @@ class _Asyncpg:
         # Not isinstance: to asyncpg's metaclass every connection is one of every class.
         if CheckedConnection in type(connection).__mro__:
             connection.terms = terms
-        transport = getattr(connection, "_transport", None)  # touchpoint: asyncpg-transport
+        transport = getattr(connection, "_transport", None)  # touchpoint: asyncpg-connection
         own = None if transport is None else transport.get_extra_info("socket")
         if own is not None and own.family != getattr(socket, "AF_UNIX", None):
             own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
