@@ -32,7 +32,7 @@ check: $(READY) ## Look for mistakes without running anything
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 bench: $(READY) ## Measure every question in bench/
-	@for name in overhead offload log_call jobs; do \
+	@for name in overhead offload log_call jobs database; do \
 		echo "== bench/$$name.py"; $(BIN)/python -m bench.$$name || exit 1; done
 
 clean: ## Remove environments, caches and the development database
@@ -44,5 +44,5 @@ $(READY): pyproject.toml $(wildcard constraints/*.txt)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(constraint) \
-		--editable ".[dev,all]" --group studio --group test --group check
+		--editable ".[dev,all]" --group studio --group test --group bench --group check
 	@touch $@
