@@ -94,6 +94,11 @@ class Database:
         return [one.lane for one in self._attachments if one.lane is not None]
 
     @property
+    def pooled(self) -> bool:
+        """Say whether a pooler such as PgBouncer was met in between."""
+        return any(one.terms.pooled for one in self._attachments)
+
+    @property
     def holds(self) -> Mapping[str, HistogramSnapshot]:
         """For how many seconds each route held connections, by its template."""
         pool = self.engine.sync_engine.pool
@@ -202,7 +207,8 @@ class Database:
 
     def _new_unit(self, journey: Journey | None = None) -> UnitOfWork:
         engine = self.engine
-        set_in_each = self._transaction_settings is not None
+        # Behind a pooler the bounds of a statement ride on a BEGIN as well.
+        set_in_each = self._transaction_settings is not None or self.pooled
         reader = self._reader_in_transaction if set_in_each else self._reader
         assert reader is not None
         return UnitOfWork(

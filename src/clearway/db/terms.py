@@ -36,11 +36,14 @@ class Terms:
 
     Attributes:
         startup: What is sent with each connect, which costs no round trip.
+        pooled: A pooler is in between: from one transaction to the next another backend may
+            be behind a connection.
         transaction_settings: What the app wants to have set in each transaction; None: nothing.
     """
 
     def __init__(self, settings: DatabaseSettings, *, ours: bool, read_only: bool = False) -> None:
         self.startup: dict[str, str] = {}
+        self.pooled = False
         self.transaction_settings: TransactionSettings | None = None
         self._with_begin: dict[str, str] = {}
         self._ours = ours
@@ -68,6 +71,7 @@ class Terms:
         named = [name for name in self.startup if name in said]
         if not named and state == _REFUSED_BY_A_POOLER and "options" in said:
             named = list(self.startup)  # psycopg sends them in one
+        self.pooled |= bool(named) and state == _REFUSED_BY_A_POOLER
         for name in named:
             value = self.startup.pop(name)
             if state == _REFUSED_BY_A_POOLER:
