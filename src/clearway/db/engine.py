@@ -126,11 +126,12 @@ class Attachment:
             pool.endings.wait_for(record)
         tries = 0
         while True:
+            sent = tuple(self.terms.startup)
             try:
                 connection = dialect.connect(*args, **self.driver.arguments(named, self.terms))
             except Exception as error:
                 state = self.driver.refusal(error)
-                if self.terms.leave_out(state, str(error)):
+                if self.terms.leave_out(state, str(error), sent):
                     continue
                 meaning = connect_error(error, shown(self.engine.url), state)
                 pause = self._outage.pause(tries, _deadline()) if _passes(meaning) else None
