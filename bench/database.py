@@ -4,7 +4,7 @@ The recipe is an `async_sessionmaker` over an engine with `pool_pre_ping=True`, 
 that commits after its `yield`. Everything runs against a PostgreSQL of this bench's own, in this
 process and on uvloop.
 
-    python -m bench.database [--only trips,cpu,waits,goodput,backends,recovery] [--rounds N]
+    python -m bench.database [--only trips,cpu,pieces,waits,goodput,backends,recovery] [--rounds N]
 """
 
 from __future__ import annotations
@@ -18,14 +18,24 @@ import asyncpg
 from bench.database_cost import show_cpu, show_trips
 from bench.database_faults import show_backends, show_recovery
 from bench.database_load import show_goodput, show_waits
+from bench.database_pieces import show_pieces
 from bench.database_sides import DDL
 from bench.rounds import machine
 from clearway.dev.postgres import EmbeddedPostgres
 
-ROUNDS = {"trips": 1, "cpu": 15, "waits": 5, "goodput": 2, "backends": 2, "recovery": 2}
+ROUNDS = {
+    "trips": 1,
+    "cpu": 15,
+    "pieces": 7,
+    "waits": 5,
+    "goodput": 2,
+    "backends": 2,
+    "recovery": 2,
+}
 _SHOW = {
     "trips": show_trips,
     "cpu": show_cpu,
+    "pieces": show_pieces,
     "waits": show_waits,
     "goodput": show_goodput,
     "backends": show_backends,
