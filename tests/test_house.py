@@ -100,7 +100,7 @@ def test_the_public_surface_is_frozen() -> None:
 
 @pytest.mark.parametrize(
     ("missing", "name", "extra"),
-    [("sqlalchemy", "DbSession", "db"), ("asyncpg", "DbSession", "db"),
+    [("sqlalchemy", "DbSession", "db"),
      ("sqlalchemy", "job", "jobs"), ("cronsim", "cron", "jobs"),
      ("structlog", "get_logger", "logs"), ("orjson", "get_logger", "logs"),
      ("aiohttp", "HttpClient", "http")],

@@ -34,6 +34,7 @@ from clearway import (
 )
 from clearway.core.lane import LaneSnapshot
 from clearway.state import Resource, ResourceSnapshot
+from clearway.testing import EnqueuedJob, assert_queries, enqueued, opened, rolled_back
 
 app = FastAPI()
 road = Clearway(app, Settings())
@@ -241,3 +242,12 @@ async def script(engine: AsyncEngine) -> None:
         assert_type(other.outbound.session, aiohttp.ClientSession)
         assert_type(other.lanes["db"].snapshot(), LaneSnapshot)
         assert_type(Clearway.current(), Clearway)
+
+
+async def in_a_test() -> None:
+    """Roll back, look, and count."""
+    async with opened(road) as same, rolled_back(road) as session:
+        assert_type(same, Clearway)
+        assert_type(session, AsyncSession)
+        with assert_queries(max=2):
+            assert_type(await enqueued(road, session), list[EnqueuedJob])

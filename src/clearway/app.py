@@ -110,7 +110,13 @@ class Clearway:
             from clearway.db import Database
 
             settings = self.settings
-            db = Database(settings.database, settings.service.name, engine=self._engine)
+            service = settings.service
+            db = Database(
+                settings.database,
+                service.name,
+                processes=service.processes,
+                engine=self._engine,
+            )
             if self._ready and db.configured:  # first asked for while we are open
                 db.attach()
                 self._parts.add(db)
@@ -143,6 +149,11 @@ class Clearway:
         """The resources that are open, by name, in the order in which they opened."""
         resources = self._parts.get(Resources)
         return MappingProxyType({}) if resources is None else resources.snapshot()
+
+    @property
+    def ready(self) -> bool:
+        """Say whether all parts are open."""
+        return self._ready
 
     @property
     def faults(self) -> Mapping[str, int]:
@@ -356,5 +367,5 @@ class Clearway:
         threads = self._parts.get(Threads)
         if threads is not None:
             self.db.in_thread = threads.run
-        if self.db.configured:
+        if self.db.used:
             await self._parts.open(self.db)

@@ -100,6 +100,24 @@ class AsyncSessionInThread(StartError):
     code, title = "CW203", "A `def` endpoint takes an async session"
 
 
+class SessionClassInvalid(StartError):
+    """The class of sessions that the settings name cannot be used."""
+
+    code, title = "CW204", "The session class cannot be used"
+
+
+class EngineTwice(StartError):
+    """An engine was adopted twice, or two by one name."""
+
+    code, title = "CW205", "An engine was adopted twice"
+
+
+class OverBudget(StartError):
+    """The processes of this service want more connections than the server has left."""
+
+    code, title = "CW206", "Over the connection budget"
+
+
 # While waiting in a lane
 
 
@@ -293,3 +311,24 @@ class OutboundBusy(LaneBusy):
     """As many calls to other services are on their way as this process allows."""
 
     code, title = "CW801", "Too many calls to other services"
+
+
+# Tests
+
+
+class ConnectionShared(ClearwayError):
+    """Two units of work wanted the one connection of a test at the same time."""
+
+    code, title = "CW901", "Two at once on a test's connection"
+
+
+class FixtureMissing(ClearwayError):
+    """A fixture of `clearway.testing` needs one that the test suite does not define."""
+
+    code, title = "CW902", "A fixture is missing"
+
+
+class LifespanFailed(ClearwayError):
+    """The application's lifespan failed when a test opened it."""
+
+    code, title = "CW903", "The application did not start in a test"

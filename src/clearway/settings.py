@@ -2,8 +2,8 @@
 
 The environment name of a field is `CLEARWAY_<GROUP>__<FIELD>`, so `pool_size` in `database`
 is `CLEARWAY_DATABASE__POOL_SIZE`. The names that platforms already set are honoured where the
-own name is absent: `DATABASE_URL`, `LOG_LEVEL`, `FASTAPI_ENV`. The command line reads `PORT` and
-`WEB_CONCURRENCY`.
+own name is absent: `DATABASE_URL`, `LOG_LEVEL`, `FASTAPI_ENV`, `WEB_CONCURRENCY`. The command line
+reads `PORT` as well.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ PREFIX = "CLEARWAY_"
 SWITCH = "CLEARWAY"
 PLATFORM_NAMES = {
     ("service", "environment"): "FASTAPI_ENV",
+    ("service", "processes"): "WEB_CONCURRENCY",
     ("database", "url"): "DATABASE_URL",
     ("logs", "level"): "LOG_LEVEL",
 }
@@ -99,11 +100,16 @@ class ServiceSettings(_Group):
     """Who this process is."""
 
     name: Annotated[str, Field(min_length=1, max_length=63)] = "app"
-    """Name of the service in logs and as PostgreSQL's application_name."""
+    """Name of the service in logs, and in PostgreSQL's application_name, where each process adds
+    `#` and a mark of its own."""
     version: str = ""
     """Version of the service in logs; empty leaves it out."""
     environment: Annotated[str, Field(min_length=1)] = "production"
     """`development` turns on Server-Timing and console logs; also read from FASTAPI_ENV."""
+
+    processes: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Processes that serve it, for the connection budget; also read from WEB_CONCURRENCY. Those
+    that are seen at the server count in any case."""
 
     @property
     def development(self) -> bool:
@@ -170,6 +176,9 @@ class DatabaseSettings(_Group):
     """Longest time for opening one connection."""
     reconnect_within: SecondsOrNone = 3.0
     """Seconds that connects are tried again while the server restarts; then they fail at once."""
+    budget: Literal["fit", "enforce", "warn", "off"] = "fit"
+    """Where all processes together may open more connections than the server has left: `fit`
+    keeps to this process's share, `enforce` refuses to start, `warn` only says so."""
     hold_warn_after: Seconds = 2.0
     """Seconds after which whoever holds a connection is named in the log."""
     statement_timeout: SecondsOrNone = 30.0
@@ -182,6 +191,8 @@ class DatabaseSettings(_Group):
     """Seconds between the server's checks that the client of a running query is there; 0: none."""
     read_url: SecretStr | None = None
     """Where `ReadDbSession` reads, by a pool of its own that the server makes read only."""
+    session_class: str | None = None
+    """Class of the sessions as `module:Class`, such as SQLModel's AsyncSession."""
     expire_on_commit: bool = False
     """Expire objects at COMMIT, as SQLAlchemy does by default."""
 
@@ -340,6 +351,8 @@ class _PlatformSource(_TreeSource):
             value = os.environ.get(variable)
             if field == "level" and _level_name(value) not in _LEVELS:
                 continue  # uvicorn's `trace`, say: it was not written for us
+            if field == "processes" and not (value or "").strip().isdecimal():
+                continue  # as above
             if value:
                 tree.setdefault(group, {})[field] = value
         return tree

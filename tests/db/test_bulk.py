@@ -14,11 +14,14 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import JSON, Column, Integer, MetaData, Table, func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from clearway import Clearway, ReadDbSession, Settings
+from clearway.core.deadline import Deadline
+from clearway.core.journey import Journey, travelling
 from clearway.db import copy_csv, copy_rows
-from clearway.errors import CopyInvalid, ReadOnlySession
+from clearway.errors import CopyInvalid, DeadlineExceeded, ReadOnlySession
 from support.asgi import serving
 from support.waiting import until
 
@@ -198,6 +201,30 @@ async def test_a_copy_that_is_cancelled_stores_nothing_and_poisons_nothing(
     await asyncio.wait([task])
     assert task.cancelled()
     await until(lambda: road.lanes["db"].snapshot().in_use == 0)
+    assert await stored(road) == 0
+
+
+async def test_a_source_that_stalls_is_given_up_at_the_deadline(road: Clearway) -> None:
+    """The server waits for rows without a bound, so the bound is ours; nothing is stored."""
+
+    async def rows() -> AsyncIterator[dict[str, object]]:
+        yield payment(1)
+        await asyncio.sleep(60)
+
+    journey = Journey("request", deadline=Deadline.after(0.3))
+    with travelling(journey), pytest.raises(DeadlineExceeded, match="in the middle of a COPY"):
+        async with road.db.session() as session:
+            await copy_rows(session, Payment, rows())
+    await until(lambda: road.lanes["db"].snapshot().in_use == 0)
+    assert await stored(road) == 0
+
+
+async def test_a_copy_in_autocommit_is_refused(road: Clearway) -> None:
+    """Half of it could stay."""
+    engine = road.db.engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with AsyncSession(engine) as session:
+        with pytest.raises(CopyInvalid, match="AUTOCOMMIT"):
+            await copy_rows(session, Payment, [payment(1)])
     assert await stored(road) == 0
 
 

@@ -91,7 +91,8 @@ async def test_connections_that_a_restart_closed_are_replaced_in_the_background(
                 async with asyncio.timeout(20):
                     while (
                         await watcher.fetchval(
-                            "select count(*) from pg_stat_activity where application_name = 'app'"
+                            "select count(*) from pg_stat_activity "
+                            "where application_name like 'app#%'"
                         )
                         < 2
                     ):

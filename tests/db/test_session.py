@@ -10,12 +10,13 @@ import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
 from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import insert, select, text
-from sqlalchemy.exc import IntegrityError, InvalidRequestError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.types import Message, Receive, Scope, Send
 
 from clearway import Clearway, DbSession, ReadDbSession, Settings, current_journey
-from clearway.errors import CommitFailed, ReadOnlySession
+from clearway.errors import CommitFailed, ReadOnlySession, SessionEnded
+from db.roads import settings_for
 from db.schema import Item, names
 from support.asgi import serving
 from support.waiting import until
@@ -94,6 +95,30 @@ async def test_a_swallowed_statement_error_never_becomes_a_2xx(
     assert answer.json()["code"] == "CW223"
     assert "begin_nested" in answer.json()["fix"]
     assert await names(table) == []
+
+
+async def test_a_refused_commit_leaves_the_connection_fit_for_the_next(
+    table: str,
+) -> None:
+    """The next request is served by the same connection, outside of the failed transaction."""
+    app = FastAPI()
+
+    @app.post("/swallows")
+    async def swallow(session: DbSession) -> None:
+        with suppress(IntegrityError):
+            await session.execute(insert(Item).values(id=1, name=None))
+
+    @app.post("/items")
+    async def create(session: DbSession) -> None:
+        session.add(Item(name="next"))
+
+    Clearway(app, settings_for(table, pool_size=1, max_overflow=0))
+
+    async with serving(app) as client:
+        assert (await client.post("/swallows")).json()["code"] == "CW223"
+        assert (await client.post("/items")).status_code == 200
+
+    assert await names(table) == ["next"]
 
 
 async def test_a_savepoint_keeps_the_transaction_alive(table: str, settings: Settings) -> None:
@@ -219,7 +244,7 @@ async def test_the_connection_is_back_before_a_streaming_body_begins(
         async def body() -> AsyncIterator[bytes]:
             seen.append(await names(table))
             seen.append(road.lanes["db"].snapshot().in_use)
-            with pytest.raises(InvalidRequestError):
+            with pytest.raises(SessionEnded):
                 await session.execute(select(Item))
             yield b"done"
 

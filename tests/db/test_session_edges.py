@@ -67,7 +67,7 @@ async def test_a_read_session_ends_with_the_response(table: str, settings: Setti
         return StreamingResponse(body())
 
     async with serving(app) as client:
-        assert (await client.get("/")).text == "InvalidRequestError"
+        assert (await client.get("/")).text == "SessionEnded"
         assert road.lanes["db"].snapshot().in_use == 0
 
 

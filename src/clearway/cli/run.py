@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -59,6 +60,7 @@ def run(
     code = serve.rehearse(found, factory=factory, apart=workers > 1)
     if code:
         raise typer.Exit(code)
+    os.environ["WEB_CONCURRENCY"] = str(workers)  # each of them plans its connections by it
     serving = partial(
         uvicorn.run,
         serve.announce(found, factory=factory, reload=reload),

@@ -261,9 +261,17 @@ class Lane:
         self._holds.observe(held)
         self._pass_on()
 
+    def resize(self, capacity: int) -> None:
+        """Have another number of places: more wake who waits, fewer count as permits come back."""
+        self.capacity = capacity
+        while self._waiters and self._in_use < capacity:
+            self._in_use += 1
+            self._pass_on()
+
     def _pass_on(self) -> None:
         """Give one permit to the first waiter that still wants it, else to nobody."""
-        while self._waiters:
+        fits = self.capacity is None or self._in_use <= self.capacity
+        while self._waiters and fits:
             waiter, _ = self._waiters.popitem(last=False)
             # A loop that was closed under its waiters (a test that ended) wants nothing.
             if not waiter.future.done() and not waiter.future.get_loop().is_closed():

@@ -21,10 +21,11 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.type_api import TypeEngine
 from sqlalchemy.util import await_only
 
+from clearway.core.journey import current_journey
 from clearway.db.drivers import Driver, driver_of
 from clearway.db.reading import AsyncReadSession
 from clearway.db.turns import OneAtATime
-from clearway.errors import CopyInvalid, ReadOnlySession
+from clearway.errors import CopyInvalid, DeadlineExceeded, ReadOnlySession
 
 Progress = Callable[[int], object]
 """Called with how much has been handed to the server so far."""
@@ -219,17 +220,25 @@ class _Copy:
         driver = driver_of(connection.dialect)
         raw = connection.connection.driver_connection
         adapted: Any = connection.connection.dbapi_connection
+        if adapted.autocommit:
+            raise CopyInvalid(
+                f"COPY into {self.name} was asked for in AUTOCOMMIT: half of it could stay",
+                fix="take a DbSession, or a session of an engine without AUTOCOMMIT",
+            )
         if not driver.in_transaction(raw):
             # SQLAlchemy sends BEGIN with its first statement, and COPY goes past it.
             connection.exec_driver_sql("SELECT 1")
         try:
-            return await_only(call(driver, raw, connection.dialect))
+            return await_only(_in_time(call(driver, raw, connection.dialect)))
         except BaseException as error:
             self._fail(connection, adapted, error)
             raise
 
     def _fail(self, connection: Connection, adapted: Any, error: BaseException) -> None:
         """Raise what SQLAlchemy would have raised for a statement of its own."""
+        if isinstance(error, DeadlineExceeded):
+            connection.invalidate()  # it waits for rows that will not come
+            raise error
         translated = error
         if isinstance(error, Exception):
             try:
@@ -247,6 +256,20 @@ class _Copy:
             if where:
                 final.add_note(str(where))
             raise
+
+
+async def _in_time(copy: Awaitable[int]) -> int:
+    """Await a COPY until the journey's deadline: the server waits for its rows without a bound."""
+    journey = current_journey()
+    if journey is None or journey.deadline is None:
+        return await copy
+    try:
+        async with asyncio.timeout(journey.deadline.remaining()) as scope:
+            return await copy
+    except TimeoutError as error:
+        if scope.expired():
+            raise DeadlineExceeded("the deadline passed in the middle of a COPY") from error
+        raise
 
 
 async def _each(rows: Iterable[Row] | AsyncIterable[Row]) -> AsyncIterator[Row]:

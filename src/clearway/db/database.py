@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, overload
 
 from fastapi import Depends
+from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
 from starlette.routing import BaseRoute
 
 from clearway.core.current import find
 from clearway.core.histogram import HistogramSnapshot
-from clearway.core.journey import Journey, current_journey
+from clearway.core.journey import Journey
 from clearway.core.lane import Lane
+from clearway.db.budget import Budget, BudgetKeeper
 from clearway.db.callers import current_task, place_of
+from clearway.db.dependencies import journey_of_request
 from clearway.db.engine import Attachment, make_engine
 from clearway.db.hooks import InThread
 from clearway.db.pool import LanePool
 from clearway.db.reading import AsyncReadSession, guard_engine
 from clearway.db.session import UnitOfWork
+from clearway.db.session_class import load_session_class
 from clearway.db.terms import TransactionSettings
+from clearway.db.threads import ThreadDatabase
 from clearway.db.usage import session_uses
-from clearway.errors import AsyncSessionInThread, DatabaseUrlMissing, NotOpen
+from clearway.errors import AsyncSessionInThread, DatabaseUrlMissing, EngineTwice, NotOpen
 from clearway.settings import DatabaseSettings
 
 _log = logging.getLogger("clearway.db")
@@ -41,19 +47,33 @@ class Database:
 
     Args:
         settings: Where the database is and what bounds its use.
-        service: Name of the service, PostgreSQL's application_name.
+        service: Name of the service.
+        processes: How many processes the service has, where that is known.
         engine: An engine of the app's own, over asyncpg or psycopg; it is adopted, and given
             back as it was at the end. Without one the engine is made from `settings.url`.
+
+        session_class: The class of its sessions; by default that of the settings.
+        lane: The name of its lane.
 
     Attributes:
         in_thread: Calls the plain functions that wait for a COMMIT.
     """
 
     def __init__(
-        self, settings: DatabaseSettings, service: str, engine: AsyncEngine | None = None
+        self,
+        settings: DatabaseSettings,
+        service: str,
+        *,
+        processes: int | None = None,
+        engine: AsyncEngine | None = None,
+        session_class: type[AsyncSession] | None = None,
+        lane: str = "db",
     ) -> None:
         self._settings = settings
         self._service = service
+        self._session_class = session_class
+        self._lane = lane
+        self._adopted: list[Database | ThreadDatabase] = []
         self.in_thread: InThread = asyncio.to_thread
         self._theirs = engine
         self._attachment: Attachment | None = None
@@ -61,11 +81,13 @@ class Database:
         self._reader: AsyncEngine | None = None
         self._reader_in_transaction: AsyncEngine | None = None
         self._transaction_settings: TransactionSettings | None = None
+        self._make_unit: Callable[[Journey | None], UnitOfWork] | None = None
+        self._budget = BudgetKeeper(settings.budget, service, processes)
         self._blocks: dict[UnitOfWork, asyncio.Task[Any] | None] = {}
 
     @property
     def configured(self) -> bool:
-        """Say whether there is an engine or a URL to make one from."""
+        """Say whether there is an engine or a URL to make one from, for `DbSession`."""
         has_url = self._settings.enabled and self._settings.url is not None
         return self._theirs is not None or has_url
 
@@ -90,8 +112,80 @@ class Database:
 
     @property
     def lanes(self) -> list[Lane]:
-        """Every lane that is open: `db`, and `db.read` where `read_url` is set."""
-        return [one.lane for one in self._attachments if one.lane is not None]
+        """Every lane that is open: `db`, `db.read` where `read_url` is set, and the adopted."""
+        own = [one.lane for one in self._attachments if one.lane is not None]
+        return own + [lane for other in self._adopted for lane in other.lanes]
+
+    @overload
+    def adopt(
+        self, engine: AsyncEngine, name: str, *, session_class: type[AsyncSession] | None = None
+    ) -> Database: ...
+
+    @overload
+    def adopt(
+        self, engine: Engine, name: str, *, session_class: type[Session] = Session
+    ) -> ThreadDatabase: ...
+
+    def adopt(
+        self, engine: AsyncEngine | Engine, name: str, *, session_class: Any = None
+    ) -> Database | ThreadDatabase:
+        """Take in another engine of the app's own, before the start.
+
+        It gets a lane `db.<name>`, a unit of work for each journey, and our names for its errors.
+        In one request each database commits for itself, in the order in which they were first
+        used: there is no two-phase COMMIT.
+
+        Args:
+            engine: Asynchronous, or one that blocks, for `def` endpoints.
+            name: Of its lane.
+            session_class: The class of its sessions, such as SQLModel's.
+
+        Returns:
+            What serves its sessions: `dependency` is the body of a `get_db`, `session()` gives
+            one of its own, `engine` and `lane` are what they say.
+
+        Raises:
+            EngineTwice: The engine, or the name, was taken in before.
+        """
+        for other in self._adopted:
+            if other.engine_given is engine or other.lane_name == f"db.{name}":
+                raise EngineTwice(
+                    f"engine {name!r} was adopted twice", fix="adopt each engine once, by one name"
+                )
+        adopted: Database | ThreadDatabase
+        if isinstance(engine, AsyncEngine):
+            settings = self._settings.model_copy(update={"read_url": None, "session_class": None})
+            adopted = Database(
+                settings,
+                self._service,
+                engine=engine,
+                session_class=session_class,
+                lane=f"db.{name}",
+            )
+        else:
+            adopted = ThreadDatabase(engine, self._settings, name, session_class or Session)
+        self._adopted.append(adopted)
+        return adopted
+
+    @property
+    def used(self) -> bool:
+        """Say whether there is anything to open."""
+        return self.configured or bool(self._adopted)
+
+    @property
+    def engine_given(self) -> AsyncEngine | None:
+        """The app's own engine, where there is one."""
+        return self._theirs
+
+    @property
+    def lane_name(self) -> str:
+        """The name of its lane."""
+        return self._lane
+
+    @property
+    def budget(self) -> Budget | None:
+        """The last look at the connection budget; None before, and where nothing can be known."""
+        return self._budget.last
 
     @property
     def pooled(self) -> bool:
@@ -131,12 +225,17 @@ class Database:
             AsyncSessionInThread: A `def` endpoint takes an asynchronous session: its
                 statements would be coroutines that nobody awaits (measured: 200, 0 rows).
         """
-        uses = session_uses(routes, {session_dependency, read_dependency, self.dependency})
-        for use in uses:
+        asynchronous = [one for one in self._adopted if isinstance(one, Database)]
+        sessions = {session_dependency, read_dependency, self.dependency}
+        uses = session_uses(routes, sessions)
+        theirs = session_uses(routes, {one.dependency for one in asynchronous})
+        for use in [*uses, *theirs]:
             if use.endpoint_in_thread:
                 raise AsyncSessionInThread(
                     f"{use.function} ({use.route}) is a `def` and takes an asynchronous session",
-                    fix="make it `async def`, or use a synchronous session of your own in it",
+                    fix="make it `async def`, or give it a session that blocks: "
+                    'blocking = road.db.adopt(create_engine(url), "blocking"), and '
+                    "Depends(blocking.dependency)",
                 )
         if uses and not self.configured:
             raise DatabaseUrlMissing(
@@ -145,8 +244,26 @@ class Database:
             )
 
     async def open(self) -> None:
-        """Make or adopt the engine; no connection is opened."""
-        self.attach()
+        """Make or adopt the engine, and hold its pool to the connection budget.
+
+        Raises:
+            DatabaseUrlInvalid: The URL or the engine cannot be used.
+            OverBudget: The server has too few connections left.
+        """
+        for adopted in self._adopted:
+            adopted.in_thread = self.in_thread
+            await adopted.open()
+        if not self.configured:
+            return
+        own = self._attach()
+        wanted = None if own.lane is None else own.lane.capacity
+        if own.lane is not None and self._theirs is None:
+            try:
+                await self._budget.check(own.engine, own.driver, own.lane)
+            except BaseException:
+                await self.close()
+                raise
+        self._start(own, wanted)
 
     def attach(self) -> None:
         """Do what `open` does, for one who cannot await.
@@ -154,9 +271,22 @@ class Database:
         Raises:
             DatabaseUrlInvalid: The URL or the engine cannot be used.
         """
+        own = self._attach()
+        self._start(own, None if own.lane is None else own.lane.capacity)
+
+    def _start(self, own: Attachment, wanted: int | None) -> None:
+        for attachment in self._attachments:
+            attachment.start()
+        # Under the app's own application_name nobody could tell who is who.
+        if own.lane is not None and self._theirs is None:
+            self._budget.start(own.engine, own.driver, own.lane, wanted)
+
+    def _attach(self) -> Attachment:
         settings = self._settings
+        if self._session_class is None:
+            self._session_class = load_session_class(settings.session_class)
         if self._theirs is not None:
-            self._attachment = Attachment(self._theirs, settings, ours=False)
+            self._attachment = Attachment(self._theirs, settings, ours=False, lane=self._lane)
         else:
             assert settings.url is not None
             engine = make_engine(settings.url.get_secret_value(), settings, self._service)
@@ -173,16 +303,19 @@ class Database:
         guard_engine(self._reader_in_transaction)
         for attachment in self._attachments:
             attachment.terms.transaction_settings = self._transaction_settings
-            attachment.start()
+        return self._attachment
 
     async def close(self) -> None:
         """Close our engine's connections, or give the app's engine back."""
+        await self._budget.stop()
         for task in self._blocks.values():
             _log.warning("a session of road.db.session() outlives the app: %s", place_of(task))
         attachments = self._attachments
         self._attachment = self._reading = None
         for attachment in attachments:
             await attachment.stop()
+        for adopted in self._adopted:
+            await adopted.close()
 
     @property
     def _attachments(self) -> list[Attachment]:
@@ -205,7 +338,18 @@ class Database:
             journey.before_response.append(unit.settle)
         return unit
 
+    @contextmanager
+    def units_made_by(self, make: Callable[[Journey | None], UnitOfWork]) -> Iterator[None]:
+        """Have units of work made elsewhere: tests put all of them on one connection."""
+        before, self._make_unit = self._make_unit, make
+        try:
+            yield
+        finally:
+            self._make_unit = before
+
     def _new_unit(self, journey: Journey | None = None) -> UnitOfWork:
+        if self._make_unit is not None:
+            return self._make_unit(journey)
         engine = self.engine
         # Behind a pooler the bounds of a statement ride on a BEGIN as well.
         set_in_each = self._transaction_settings is not None or self.pooled
@@ -215,6 +359,7 @@ class Database:
             engine,
             reader,
             expire=self._settings.expire_on_commit,
+            session_class=self._session_class or AsyncSession,
             journey=journey,
             in_thread=self.in_thread,
         )
@@ -244,29 +389,17 @@ class Database:
 
     async def dependency(self) -> AsyncSession:
         """Return the request's session: what the body of an existing `get_db` becomes."""
-        return self.unit(_journey_of_request()).session
+        return self.unit(journey_of_request()).session
 
 
 async def session_dependency() -> AsyncSession:
     """Return the unit of work's session, the same in every dependency of the request."""
-    return find(Database, "DbSession").unit(_journey_of_request()).session
+    return find(Database, "DbSession").unit(journey_of_request()).session
 
 
 async def read_dependency() -> AsyncReadSession:
     """Return the journey's read session."""
-    return find(Database, "ReadDbSession").unit(_journey_of_request()).read
-
-
-def _journey_of_request() -> Journey:
-    journey = current_journey()
-    if journey is None or journey.kind == "websocket":
-        raise NotOpen(
-            "a session was asked for outside a request that Clearway sees, where no response "
-            "ends its transaction",
-            fix="is there a Clearway(app), and not CLEARWAY=off? Outside of a request, and for "
-            "each message of a WebSocket: async with road.db.session() as session",
-        )
-    return journey
+    return find(Database, "ReadDbSession").unit(journey_of_request()).read
 
 
 DbSession = Annotated[AsyncSession, Depends(session_dependency)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
 from clearway.core.journey import current_journey
+from clearway.db.budget import process_name
 from clearway.db.drivers import driver_by_name, driver_of
 from clearway.db.faults import connect_error, left_in_doubt
 from clearway.db.keeper import Keeper
@@ -22,7 +25,7 @@ from clearway.db.pool import LanePool, put_lane_before, take_lane_away
 from clearway.db.terms import Terms
 from clearway.db.url import parse, shown
 from clearway.db.validation import Validation
-from clearway.errors import DatabaseDown, DatabaseUrlInvalid
+from clearway.errors import DatabaseDown, DatabaseUrlInvalid, ServerFull
 from clearway.settings import DatabaseSettings
 
 
@@ -32,7 +35,7 @@ def make_engine(url: str, settings: DatabaseSettings, service: str) -> AsyncEngi
     Args:
         url: As people have them.
         settings: The size of its pool.
-        service: The application_name that PostgreSQL shows for the connections.
+        service: Its name, for PostgreSQL's application_name.
 
     Raises:
         DatabaseUrlInvalid: The URL cannot be understood.
@@ -43,7 +46,9 @@ def make_engine(url: str, settings: DatabaseSettings, service: str) -> AsyncEngi
     return create_async_engine(
         address,
         connect_args=driver.service(
-            arguments, {"application_name": service, **server}, settings.connect_timeout
+            arguments,
+            {"application_name": process_name(service), **server},
+            settings.connect_timeout,
         ),
         pool_size=settings.pool_size,
         max_overflow=settings.max_overflow,
@@ -88,6 +93,7 @@ class Attachment:
         self.driver = driver_of(engine.dialect)
         self.terms = Terms(settings, ours=ours, read_only=read_only)
         self._ours = ours
+        self._full_until = 0.0
         self._outage = Outage(settings.reconnect_within)
         self._validation = Validation(settings, self.driver)
         sync = engine.sync_engine
@@ -124,6 +130,12 @@ class Attachment:
         pool = self.engine.sync_engine.pool
         if isinstance(pool, LanePool):
             pool.endings.wait_for(record)
+        if time.monotonic() < self._full_until:
+            raise ServerFull(
+                f"PostgreSQL at {shown(self.engine.url)} accepted no more connections just now",
+                fix="see the line before; the next try is a moment away",
+                retry_after=2,
+            )
         tries = 0
         while True:
             sent = tuple(self.terms.startup)
@@ -134,6 +146,8 @@ class Attachment:
                 if self.terms.leave_out(state, str(error), sent):
                     continue
                 meaning = connect_error(error, shown(self.engine.url), state)
+                if isinstance(meaning, ServerFull):  # not asked again for a moment: no storm
+                    self._full_until = time.monotonic() + random.uniform(0.5, 1)  # noqa: S311
                 pause = self._outage.pause(tries, _deadline()) if _passes(meaning) else None
                 if pause is None:
                     raise meaning from error

@@ -25,12 +25,40 @@ PARAMETER_REFUSED = frozenset({"08P01", "42704", "22023"})
 CONFLICT = frozenset({"40001", "40P01"})
 IN_FAILED_TRANSACTION = "25P02"
 
+# libpq keeps the SQLSTATE of a failed connect to itself; only the text tells. A server that
+# speaks another language counts as one that cannot be reached.
+_NO_CONNECTION = "08006"
+_REFUSALS = {
+    "53300": ("too many clients", "remaining connection slots", "too many connections for"),
+    "57P03": (
+        "is starting up",
+        "is shutting down",
+        "in recovery mode",
+        "not accepting connections",
+    ),
+    "08P01": ("unsupported startup parameter",),
+    "42704": ("unrecognized configuration parameter",),
+    "22023": ("invalid value for parameter",),
+    "28P01": ("password authentication failed",),
+    "28000": ("no pg_hba.conf entry", "role "),
+    "3D000": ("database ",),
+}
+
 
 def sqlstate(error: BaseException) -> str | None:
     """Return the five characters that PostgreSQL gave, None where it gave none."""
     origin = getattr(error, "orig", None) or error
     state = getattr(origin, "sqlstate", None)
     return state if isinstance(state, str) else None
+
+
+def state_in_text(error: BaseException) -> str:
+    """Return the SQLSTATE that the text of a failed connect stands for, over libpq."""
+    said = str(error)
+    for state, texts in _REFUSALS.items():
+        if any(text in said for text in texts):
+            return state
+    return _NO_CONNECTION
 
 
 def connection_lost(error: BaseException) -> bool:

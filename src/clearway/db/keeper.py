@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
 from clearway.db.pool import LanePool
+from clearway.db.terms import UPKEEP
 from clearway.db.validation import Validation
 from clearway.errors import ClearwayError
 
@@ -52,6 +53,7 @@ class Keeper:
             await asyncio.wait([task])
 
     async def _run(self) -> None:
+        UPKEEP.set(True)  # for this task alone
         while True:
             try:
                 await self._look()
@@ -73,6 +75,7 @@ class Keeper:
             _log.debug("no connection could be opened ahead: %s", error)
 
     def _tend(self, pool: LanePool, min_size: int) -> None:
+        pool.shrink()
         pool.renew(self._validation.is_old)
         while pool.checkedin() + pool.checkedout() < min_size:
             if not pool.warm():

@@ -14,6 +14,7 @@ from clearway.core.lane import Lane, Permit
 from clearway.db.drivers import Driver
 from clearway.db.endings import Endings
 from clearway.db.holds import Holds
+from clearway.db.terms import UPKEEP
 from clearway.errors import PoolBusy
 from clearway.settings import DatabaseSettings
 
@@ -22,7 +23,7 @@ IDLE_SINCE = "clearway_idle_since"
 
 _PERMIT = "clearway_permit"
 _HOLD = "clearway_hold"
-_FIX = (
+POOL_FIX = (
     "hold connections for a shorter time (no other waits inside a transaction), or raise "
     "database.pool_size within what the server allows"
 )
@@ -46,7 +47,8 @@ class LanePool(AsyncAdaptedQueuePool):
     users: int
 
     def _do_get(self) -> ConnectionPoolEntry:  # touchpoint: sqlalchemy-pool
-        permit = self.lane.try_acquire() or await_only(self.lane.acquire())
+        permit = self.lane.reserve() if UPKEEP.get() else self.lane.try_acquire()
+        permit = permit or await_only(self.lane.acquire())
         try:
             record = super()._do_get()
         except BaseException:
@@ -54,7 +56,7 @@ class LanePool(AsyncAdaptedQueuePool):
             raise
         own: dict[str, Any] = record.record_info  # type: ignore[assignment]  # a pool's record has one
         own[_PERMIT] = permit
-        own[_HOLD] = self.holds.begin(record)
+        own[_HOLD] = None if UPKEEP.get() else self.holds.begin(record)
         return record
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:  # touchpoint: sqlalchemy-pool
@@ -125,6 +127,14 @@ class LanePool(AsyncAdaptedQueuePool):
             super()._do_return_conn(record)
             return True
 
+    def shrink(self) -> None:
+        """Close idle connections that are more than the lane has places for."""
+        most = self.lane.capacity
+        while most is not None and self.checkedin() and self.checkedin() + self.checkedout() > most:
+            record = self._pool.get(False)
+            record.close()
+            self._dec_overflow()
+
     def renew(self, is_old: Callable[[ConnectionPoolEntry], bool]) -> None:
         """Replace the idle connections that are old, one at a time, while places are free.
 
@@ -169,7 +179,7 @@ def put_lane_before(
         queue_limit=settings.queue_limit,
         wait_timeout=settings.wait_timeout,
         busy=PoolBusy,
-        fix=_FIX,
+        fix=POOL_FIX,
     )
     pool.__class__ = LanePool  # touchpoint: sqlalchemy-pool
     assert isinstance(pool, LanePool)

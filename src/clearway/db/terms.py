@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Collection, Mapping
+from contextvars import ContextVar
 
 from clearway.core.journey import current_journey
 from clearway.settings import DatabaseSettings
@@ -14,11 +15,13 @@ _log = logging.getLogger("clearway.db")
 TransactionSettings = Callable[[], Mapping[str, str]]
 """Returns what PostgreSQL shall know for the length of one transaction: name and value."""
 
+UPKEEP: ContextVar[bool] = ContextVar("clearway_upkeep", default=False)
+"""True where a connection is wanted for the pool's own sake, for no journey and no tenant."""
+
 _REFUSED_BY_A_POOLER = "08P01"
 _REFUSED_BY_THE_SERVER = frozenset({"42704", "22023"})
 _NAME = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?", re.I)
 _MARGIN = 2.0  # seconds after the server's own bound until we stop waiting for its answer
-_LEAST_PATIENCE = 1.0
 _TIMEOUTS = (
     "statement_timeout",
     "lock_timeout",
@@ -89,7 +92,8 @@ class Terms:
         """Return the SQL that rides on a BEGIN; mostly there is none."""
         journey = current_journey()
         deadline = None if journey is None or not self._ours else journey.deadline
-        if deadline is None and not self._with_begin and self.transaction_settings is None:
+        tenant = None if UPKEEP.get() else self.transaction_settings
+        if deadline is None and not self._with_begin and tenant is None:
             return ""
         values = dict(self._with_begin)
         if deadline is not None:
@@ -100,21 +104,18 @@ class Terms:
             ):
                 if not bound or left < bound:
                     values[name] = _milliseconds(left)
-        if self.transaction_settings is not None:
-            values.update(self.transaction_settings())
+        if tenant is not None:
+            values.update(tenant())
         return "".join(_set_local(name, value) for name, value in values.items())
 
+    @property
     def patience(self) -> float | None:
-        """Return for how many seconds a BEGIN, COMMIT or ROLLBACK is waited for; None: for ever.
+        """Seconds for which a BEGIN, COMMIT or ROLLBACK is waited for; None for ever.
 
-        The server bounds them itself; this is for one that is frozen.
+        The server bounds them itself, by statement_timeout; this is for one that is frozen. No
+        deadline makes it shorter: a COMMIT that nobody waits for any more has an unknown outcome.
         """
-        journey = current_journey()
-        bound = self._statement + _MARGIN if self._statement else None
-        if journey is None or journey.deadline is None:
-            return bound
-        left = max(_LEAST_PATIENCE, journey.deadline.remaining() + _MARGIN)
-        return left if bound is None else min(left, bound)
+        return self._statement + _MARGIN if self._statement else None
 
 
 def _set_local(name: str, value: str) -> str:

@@ -99,7 +99,8 @@ class Desk:
         return id
 
     async def _ask(self, which: str, *, wake: bool = False, **values: Any) -> list[Row]:
-        database = Database(self._settings.database, self.service)
+        alone = {"budget": "off", "min_size": 0, "read_url": None}
+        database = Database(self._settings.database.model_copy(update=alone), self.service)
         if not database.configured:
             raise DatabaseUrlMissing("the jobs are in the database", fix="set DATABASE_URL")
         await database.open()

@@ -46,7 +46,7 @@ class CheckedConnection(asyncpg.Connection):
         if query.startswith("BEGIN"):
             return await self._begin(query, terms)
         if query in _CONTROL and timeout is None:
-            timeout = terms.patience()
+            timeout = terms.patience
         tag = await super().execute(query, timeout=timeout)
         if tag == "ROLLBACK" and query.strip(" ;").upper() == "COMMIT":
             raise asyncpg.InFailedSQLTransactionError("COMMIT was answered by ROLLBACK")
@@ -55,11 +55,13 @@ class CheckedConnection(asyncpg.Connection):
     async def _begin(self, query: str, terms: Terms) -> str:
         along = terms.begin()
         try:
-            return await super().execute(query + along, timeout=terms.patience())
+            return await super().execute(query + along, timeout=terms.patience)
         except asyncpg.PostgresError:
             if along and not self.is_closed():
-                # BEGIN itself was done, and nobody else will end it.
-                await super().execute("ROLLBACK;", timeout=terms.patience())
+                # BEGIN itself was done, and nobody else will end it; asyncpg would take the
+                # next one for a savepoint in it.
+                await super().execute("ROLLBACK;", timeout=terms.patience)
+                self._top_xact = None  # touchpoint: asyncpg-connection
             raise
 
 
@@ -84,7 +86,7 @@ class _Asyncpg:
         # Not isinstance: to asyncpg's metaclass every connection is one of every class.
         if CheckedConnection in type(connection).__mro__:
             connection.terms = terms
-        transport = getattr(connection, "_transport", None)  # touchpoint: asyncpg-transport
+        transport = getattr(connection, "_transport", None)  # touchpoint: asyncpg-connection
         own = None if transport is None else transport.get_extra_info("socket")
         if own is not None and own.family != getattr(socket, "AF_UNIX", None):
             own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -104,6 +106,9 @@ class _Asyncpg:
 
     def checks_commit(self, connection: Any) -> bool:
         return getattr(connection, "terms", None) is not None
+
+    def backend_pid(self, connection: Any) -> int:
+        return int(connection.get_server_pid())
 
     def in_transaction(self, connection: Any) -> bool:
         return bool(connection.is_in_transaction())

@@ -13,6 +13,8 @@ from clearway.errors import DatabaseUrlInvalid
 
 _KNOWN = {"asyncpg": "asyncpg", "psycopg": "psycopg", "psycopg_async": "psycopg"}
 
+_EXTRAS = {"asyncpg": "db", "psycopg": "psycopg", "psycopg_async": "psycopg"}
+
 PING_WITHIN = 2.0
 """Seconds that a connection has to answer a ping; a dropped one never answers."""
 
@@ -48,6 +50,9 @@ class Driver(Protocol):
 
     def checks_commit(self, connection: Any) -> bool:
         """Say whether a COMMIT that was a ROLLBACK raises by itself."""
+
+    def backend_pid(self, connection: Any) -> int:
+        """Return the id of the server's process, as it was told at the connect."""
 
     def in_transaction(self, connection: Any) -> bool:
         """Say whether the server has been told to BEGIN."""
@@ -94,7 +99,7 @@ def driver_by_name(name: str) -> Driver:
     except ModuleNotFoundError as error:
         raise DatabaseUrlInvalid(
             f"the database URL is for {name}, which is not installed",
-            fix=f'pip install "clearway[{_KNOWN[name]}]"',
+            fix=f'pip install "clearway[{_EXTRAS[name]}]"',
         ) from error
     driver: Driver = module.DRIVER
     return driver

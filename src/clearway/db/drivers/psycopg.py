@@ -16,28 +16,10 @@ from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.sql import SQL, Composed, Identifier
 
 from clearway.db.drivers.base import PING_WITHIN
+from clearway.db.faults import state_in_text
 from clearway.db.terms import Terms
 
 T = TypeVar("T")
-
-# libpq keeps the SQLSTATE of a failed connect to itself; only the text tells. A server that
-# speaks another language counts as one that cannot be reached.
-_NO_CONNECTION = "08006"
-_REFUSALS = {
-    "53300": ("too many clients", "remaining connection slots", "too many connections for"),
-    "57P03": (
-        "is starting up",
-        "is shutting down",
-        "in recovery mode",
-        "not accepting connections",
-    ),
-    "08P01": ("unsupported startup parameter",),
-    "42704": ("unrecognized configuration parameter",),
-    "22023": ("invalid value for parameter",),
-    "28P01": ("password authentication failed",),
-    "28000": ("no pg_hba.conf entry", "role "),
-    "3D000": ("database ",),
-}
 
 _begun: ContextVar[list[PQGenConn[CheckedConnection]]] = ContextVar("clearway_psycopg_begun")
 
@@ -64,6 +46,9 @@ class CheckedConnection(psycopg.AsyncConnection[Any]):
     async def commit(self) -> None:
         """Commit as psycopg does, or raise where it would be a rollback."""
         if self.pgconn.transaction_status == TransactionStatus.INERROR:
+            # SQLAlchemy takes a COMMIT that raised for the end of the transaction, and the
+            # pool would hand the connection on as it is.
+            await self.rollback()
             raise errors.InFailedSqlTransaction("COMMIT would be answered by ROLLBACK")
         await self._patiently(super().commit())
 
@@ -72,7 +57,7 @@ class CheckedConnection(psycopg.AsyncConnection[Any]):
         await self._patiently(super().rollback())
 
     async def _patiently(self, call: Any) -> None:
-        patience = None if self.terms is None else self.terms.patience()
+        patience = None if self.terms is None else self.terms.patience
         try:
             async with asyncio.timeout(patience):
                 await call
@@ -137,11 +122,7 @@ class _Psycopg:
             connection.terms = terms
 
     def refusal(self, error: BaseException) -> str | None:
-        said = str(error)
-        for state, texts in _REFUSALS.items():
-            if any(text in said for text in texts):
-                return state
-        return _NO_CONNECTION if isinstance(error, psycopg.Error) else None
+        return state_in_text(error) if isinstance(error, psycopg.Error) else None
 
     def is_closed(self, connection: Any) -> bool:
         if connection.closed:
@@ -163,6 +144,9 @@ class _Psycopg:
 
     def checks_commit(self, connection: Any) -> bool:
         return isinstance(connection, CheckedConnection)
+
+    def backend_pid(self, connection: Any) -> int:
+        return int(connection.info.backend_pid)
 
     def in_transaction(self, connection: Any) -> bool:
         return bool(connection.pgconn.transaction_status != TransactionStatus.IDLE)

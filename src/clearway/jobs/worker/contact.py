@@ -51,7 +51,8 @@ class Contact:
     def __init__(self, settings: DatabaseSettings, service: str, lease: float) -> None:
         own = {
             "pool_size": CONNECTIONS, "max_overflow": _MORE_AT_PEAKS, "enabled": True,
-            "driver": "asyncpg", "read_url": None,  # it listens, which is the driver's own
+            # It listens, which is the driver's own way; and it is counted by who has the big pool.
+            "driver": "asyncpg", "read_url": None, "budget": "off",
         }  # fmt: skip
         self._database = Database(settings.model_copy(update=own), service)
         self._lease = lease
