@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 constraint := $(if $(DEPS),--constraint constraints/$(DEPS).txt)
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench pgbouncer clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -32,11 +32,20 @@ check: $(READY) ## Look for mistakes without running anything
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 bench: $(READY) ## Measure every question in bench/
-	@for name in overhead offload log_call jobs; do \
+	@for name in overhead offload log_call jobs database; do \
 		echo "== bench/$$name.py"; $(BIN)/python -m bench.$$name || exit 1; done
 
+pgbouncer: .pgbouncer/usr/sbin/pgbouncer ## Fetch Debian's PgBouncer for its tests, without root
+
+# Only unpacked, never installed: no service is started.
+.pgbouncer/usr/sbin/pgbouncer:
+	mkdir -p .pgbouncer
+	cd .pgbouncer && apt-get download pgbouncer libevent-2.1-7 libc-ares2
+	for package in .pgbouncer/*.deb; do dpkg -x $$package .pgbouncer; done
+	rm .pgbouncer/*.deb
+
 clean: ## Remove environments, caches and the development database
-	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .clearway build dist examples/studio/inputs
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .clearway .pgbouncer build dist examples/studio/inputs
 	find src tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip knows dependency groups since 25.1; Debian's is older.
@@ -44,5 +53,5 @@ $(READY): pyproject.toml $(wildcard constraints/*.txt)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(constraint) \
-		--editable ".[dev,all]" --group studio --group test --group check
+		--editable ".[dev,all]" --group studio --group test --group bench --group check
 	@touch $@

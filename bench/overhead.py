@@ -53,15 +53,18 @@ async def _send(message: Message) -> None:
     assert message["type"] != "http.response.start" or message["status"] == 200
 
 
-async def drive(app: ASGIApp, requests: int) -> float:
+async def drive(app: ASGIApp, requests: int, path: str = "/") -> float:
     """Return the CPU time of one request, in microseconds."""
+    scope = {**SCOPE, "path": path, "raw_path": path.encode()}
     begun = time.process_time()
     for _ in range(requests):
-        await app({**SCOPE, "state": {}}, _receive, _send)
+        await app({**scope, "state": {}}, _receive, _send)
     return 1e6 * (time.process_time() - begun) / requests
 
 
-async def _lifespan(app: ASGIApp, started: asyncio.Event, stop: asyncio.Event) -> None:
+async def run_lifespan(app: ASGIApp, started: asyncio.Event, stop: asyncio.Event) -> None:
+    """Run an app's lifespan: set `started` when it is up, end it when `stop` is set."""
+
     async def receive() -> Message:
         if not started.is_set():
             return {"type": "lifespan.startup"}
@@ -90,7 +93,7 @@ def measure(rounds: int, requests: int) -> dict[str, list[float]]:
             tasks = []
             for app in sides.values():
                 started = asyncio.Event()
-                tasks.append(asyncio.create_task(_lifespan(app, started, stop)))
+                tasks.append(asyncio.create_task(run_lifespan(app, started, stop)))
                 await started.wait()
             return tasks
 

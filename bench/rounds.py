@@ -5,8 +5,11 @@ from __future__ import annotations
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,18 @@ def interleaved(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[s
         for name in names if turn % 2 == 0 else reversed(names):
             figures[name].append(sides[name]())
     return figures
+
+
+async def in_turn(
+    sides: Mapping[str, Callable[[], Awaitable[T]]], rounds: int
+) -> dict[str, list[T]]:
+    """Do what `interleaved` does, for sides that wait."""
+    found: dict[str, list[T]] = {name: [] for name in sides}
+    for turn in range(rounds):
+        names = list(sides)
+        for name in names if turn % 2 == 0 else reversed(names):
+            found[name].append(await sides[name]())
+    return found
 
 
 def ratios(figures: Mapping[str, list[float]], base: str) -> dict[str, Spread]:

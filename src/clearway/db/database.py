@@ -197,6 +197,11 @@ class Database:
         return own + [stands for other in self._adopted for stands in other.pools]
 
     @property
+    def pooled(self) -> bool:
+        """Say whether a pooler such as PgBouncer was met in between."""
+        return any(one.terms.pooled for one in self._attachments)
+
+    @property
     def holds(self) -> Mapping[str, HistogramSnapshot]:
         """For how many seconds each route held connections, by its template."""
         pool = self.engine.sync_engine.pool
@@ -357,7 +362,8 @@ class Database:
         if self._make_unit is not None:
             return self._make_unit(journey)
         engine = self.engine
-        set_in_each = self._transaction_settings is not None
+        # Behind a pooler the bounds of a statement ride on a BEGIN as well.
+        set_in_each = self._transaction_settings is not None or self.pooled
         reader = self._reader_in_transaction if set_in_each else self._reader
         assert reader is not None
         return UnitOfWork(

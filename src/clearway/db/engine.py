@@ -148,12 +148,12 @@ class Attachment:
             )
         tries = 0
         while True:
-            began = time.monotonic()
+            began, sent = time.monotonic(), tuple(self.terms.startup)
             try:
                 connection = dialect.connect(*args, **self.driver.arguments(named, self.terms))
             except Exception as error:
                 state = self.driver.refusal(error)
-                if self.terms.leave_out(state, str(error)):
+                if self.terms.leave_out(state, str(error), sent):
                     continue
                 meaning = connect_error(error, shown(self.engine.url), state)
                 if isinstance(meaning, ServerFull):  # not asked again for a moment: no storm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
 
 from clearway.core.journey import current_journey
@@ -39,11 +39,14 @@ class Terms:
 
     Attributes:
         startup: What is sent with each connect, which costs no round trip.
+        pooled: A pooler is in between: from one transaction to the next another backend may
+            be behind a connection.
         transaction_settings: What the app wants to have set in each transaction; None: nothing.
     """
 
     def __init__(self, settings: DatabaseSettings, *, ours: bool, read_only: bool = False) -> None:
         self.startup: dict[str, str] = {}
+        self.pooled = False
         self.transaction_settings: TransactionSettings | None = None
         self._with_begin: dict[str, str] = {}
         self._ours = ours
@@ -56,7 +59,7 @@ class Terms:
             if read_only:
                 self.startup["default_transaction_read_only"] = "on"
 
-    def leave_out(self, state: str | None, said: str) -> bool:
+    def leave_out(self, state: str | None, said: str, sent: Collection[str] | None = None) -> bool:
         """Say whether a connect failed by one of our start-up parameters, which is now left out.
 
         A pooler knows only some (08P01): what it refuses is set with each BEGIN from now on. A
@@ -65,14 +68,19 @@ class Terms:
         Args:
             state: The SQLSTATE of the refusal.
             said: Its text, which names the parameter.
+            sent: What that connect had sent; others may have left some of it out since.
         """
         if state != _REFUSED_BY_A_POOLER and state not in _REFUSED_BY_THE_SERVER:
             return False
-        named = [name for name in self.startup if name in said]
+        sent = list(self.startup if sent is None else sent)
+        named = [name for name in sent if name in said]
         if not named and state == _REFUSED_BY_A_POOLER and "options" in said:
-            named = list(self.startup)  # psycopg sends them in one
+            named = sent  # psycopg sends them in one
+        self.pooled |= bool(named) and state == _REFUSED_BY_A_POOLER
         for name in named:
-            value = self.startup.pop(name)
+            value = self.startup.pop(name, None)
+            if value is None:
+                continue
             if state == _REFUSED_BY_A_POOLER:
                 self._with_begin[name] = value
                 _log.warning("%s is set with each BEGIN: a pooler refuses it at the start", name)

@@ -15,6 +15,14 @@ from clearway.db.terms import Terms
 
 _CONTROL = frozenset({"COMMIT;", "ROLLBACK;"})
 
+# Through a pooler a name that one client gave a statement meets another's on the same backend
+# (42P05, 26000). Without a name and a cache asyncpg sends each statement whole.
+_POOLED = {
+    "statement_cache_size": 0,
+    "prepared_statement_cache_size": 0,
+    "prepared_statement_name_func": str,
+}
+
 # A peer that is gone without a word is noticed after about a minute, not after two hours.
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 
@@ -68,6 +76,8 @@ class _Asyncpg:
         if terms.startup:
             given = arguments.get("server_settings") or {}
             arguments["server_settings"] = {**terms.startup, **given}
+        if terms.pooled:
+            arguments.update(_POOLED)
         if "async_creator_fn" not in arguments:
             arguments.setdefault("connection_class", CheckedConnection)
         return arguments

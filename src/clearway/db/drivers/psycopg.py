@@ -110,6 +110,8 @@ class _Psycopg:
         if terms.startup:
             ours = " ".join(f"-c {name}={value}" for name, value in terms.startup.items())
             arguments["options"] = f"{ours} {arguments.get('options', '')}".strip()
+        if terms.pooled:
+            arguments["prepare_threshold"] = None  # a named statement is of one backend alone
         for name, value in _KEEPALIVE.items():
             arguments.setdefault(name, value)
         arguments.setdefault("async_creator_fn", _connect)

@@ -128,7 +128,7 @@ class Contact:
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def listen(self, channel: str, call: Callable[[], None]) -> None:
-        """Call whenever a NOTIFY arrives, until the connection ends.
+        """Call whenever a NOTIFY arrives, until the connection ends; behind a pooler only once.
 
         Args:
             channel: Its name.
@@ -141,6 +141,11 @@ class Contact:
         async with self._engine.connect() as connection:
             driver: Any = (await connection.get_raw_connection()).driver_connection
             driver.add_termination_listener(lambda *_: over.set())
+            if self._database.pooled:
+                await connection.close()  # LISTEN would stay on a backend that others use
+                call()
+                await over.wait()
+                return
             try:
                 await driver.add_listener(channel, lambda *_: call())
                 call()
