@@ -240,9 +240,11 @@ class _Copy:
             connection.invalidate()  # it waits for rows that will not come
             raise error
         translated = error
-        if isinstance(error, Exception):
+        # touchpoint: sqlalchemy-adapted
+        translate = getattr(adapted, "_handle_exception", None)
+        if isinstance(error, Exception) and translate is not None:
             try:
-                adapted._handle_exception(error)  # touchpoint: sqlalchemy-adapted
+                translate(error)
             except Exception as raised:  # noqa: BLE001 - what it raises is its answer
                 translated = raised
         known = isinstance(translated, connection.dialect.loaded_dbapi.Error)

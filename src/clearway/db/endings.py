@@ -16,7 +16,7 @@ from clearway.db.drivers import Driver
 
 _log = logging.getLogger("clearway.db")
 
-END_WITHIN = 2.0
+END_WITHIN = 5.0
 """Seconds that the server has to take leave; then the connection is cut."""
 
 _ENDING = "clearway_ending"

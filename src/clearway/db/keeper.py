@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+from contextlib import suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,6 +19,7 @@ from clearway.errors import ClearwayError
 _log = logging.getLogger("clearway.db")
 
 _EVERY = 1.0  # seconds
+_STOP_WITHIN = 1.0
 
 
 class Keeper:
@@ -34,6 +36,7 @@ class Keeper:
         self._validation = validation
         self._min_size = min_size
         self._task: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()
 
     def start(self) -> None:
         """Begin, on the running loop; without one there is nothing to begin on."""
@@ -41,6 +44,7 @@ class Keeper:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return
+        self._over = asyncio.Event()
         self._task = loop.create_task(
             self._run(), name="clearway pool keeper", context=contextvars.Context()
         )
@@ -48,18 +52,25 @@ class Keeper:
     async def stop(self) -> None:
         """End."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        if task is None:
+            return
+        self._over.set()
+        # A connection that is being opened is not torn out of SQLAlchemy's hands if it can be
+        # helped: before 2.1 it would be lost there.
+        await asyncio.wait([task], timeout=_STOP_WITHIN)
+        task.cancel()
+        await asyncio.wait([task])
 
     async def _run(self) -> None:
         UPKEEP.set(True)  # for this task alone
-        while True:
+        while not self._over.is_set():
             try:
                 await self._look()
             except Exception:  # noqa: BLE001 - a fault of ours never ends the upkeep
                 _log.exception("the pool could not be looked after")
-            await asyncio.sleep(_EVERY)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_EVERY):
+                    await self._over.wait()
 
     async def _look(self) -> None:
         pool = self._engine.sync_engine.pool  # `dispose` puts another one in its place

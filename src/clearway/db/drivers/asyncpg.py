@@ -145,6 +145,10 @@ class _Asyncpg:
 
     async def end(self, connection: Any) -> None:
         try:
+            # Closing would cut the cancel request short, and leave its error to nobody.
+            requests = list(getattr(connection, "_cancellations", ()))
+            if requests:
+                await asyncio.wait(requests)
             await connection.close()
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
             connection.terminate()

@@ -53,6 +53,7 @@ class Contact:
             "pool_size": CONNECTIONS, "max_overflow": _MORE_AT_PEAKS, "enabled": True,
             # It listens, which is the driver's own way; and it is counted by who has the big pool.
             "driver": "asyncpg", "read_url": None, "budget": "off",
+            "reconnect_within": 0,  # an outage has to be noted, not ridden out
         }  # fmt: skip
         self._database = Database(settings.model_copy(update=own), service)
         self._lease = lease
