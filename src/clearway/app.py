@@ -368,4 +368,13 @@ class Clearway:
         if threads is not None:
             self.db.in_thread = threads.run
         if self.db.used:
+            await self._open_metrics()
             await self._parts.open(self.db)
+
+    async def _open_metrics(self) -> None:
+        if "opentelemetry.metrics" not in sys.modules:
+            return  # whoever sets an SDK up has imported it
+        from clearway.report import metrics
+
+        if metrics.set_up():
+            await self._parts.open(metrics.ConnectionMetrics(self.db))

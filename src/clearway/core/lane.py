@@ -127,6 +127,10 @@ class Lane:
         wait_timeout: Longest wait in seconds; None for no limit but the deadline's.
         busy: The error for a refusal, a `LaneBusy`.
         fix: What to advise in that error.
+
+    Attributes:
+        on_wait: Told of each wait that ended with a permit, in seconds; None for nobody.
+        on_hold: Told of each hold when it ends, in seconds.
     """
 
     def __init__(
@@ -143,6 +147,8 @@ class Lane:
         self.capacity = capacity
         self.queue_limit = queue_limit
         self.wait_timeout = wait_timeout
+        self.on_wait: Callable[[float], object] | None = None
+        self.on_hold: Callable[[float], object] | None = None
         self._busy = busy
         self._fix = fix
         self._waiters: OrderedDict[_Waiter, None] = OrderedDict()
@@ -160,6 +166,8 @@ class Lane:
         self._in_use += 1
         self._admitted += 1
         self._waits.observe(0.0)
+        if self.on_wait is not None:
+            self.on_wait(0.0)
         return Permit(self, current_journey())
 
     def reserve(self) -> Permit | None:
@@ -259,6 +267,8 @@ class Lane:
 
     def _leave(self, held: float) -> None:
         self._holds.observe(held)
+        if self.on_hold is not None:
+            self.on_hold(held)
         self._pass_on()
 
     def resize(self, capacity: int) -> None:
@@ -276,7 +286,10 @@ class Lane:
             # A loop that was closed under its waiters (a test that ended) wants nothing.
             if not waiter.future.done() and not waiter.future.get_loop().is_closed():
                 self._admitted += 1
-                self._waits.observe(self._waited(waiter))
+                waited = self._waited(waiter)
+                self._waits.observe(waited)
+                if self.on_wait is not None:
+                    self.on_wait(waited)
                 waiter.future.set_result(Permit(self, waiter.journey))
                 return
         self._in_use -= 1

@@ -28,6 +28,7 @@ from clearway.db.pool import LanePool
 from clearway.db.reading import AsyncReadSession, guard_engine
 from clearway.db.session import UnitOfWork
 from clearway.db.session_class import load_session_class
+from clearway.db.snapshot import Meter, PoolSnapshot
 from clearway.db.terms import TransactionSettings
 from clearway.db.threads import ThreadDatabase
 from clearway.db.usage import session_uses
@@ -57,6 +58,7 @@ class Database:
 
     Attributes:
         in_thread: Calls the plain functions that wait for a COMMIT.
+        meter: Hears how long things take; set before the start.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Database:
         self._lane = lane
         self._adopted: list[Database | ThreadDatabase] = []
         self.in_thread: InThread = asyncio.to_thread
+        self.meter: Meter | None = None
         self._theirs = engine
         self._attachment: Attachment | None = None
         self._reading: Attachment | None = None
@@ -188,6 +191,12 @@ class Database:
         return self._budget.last
 
     @property
+    def pools(self) -> list[PoolSnapshot]:
+        """How every pool stands that is open: its connections, and who waits for one."""
+        own = [stands for one in self._attachments if (stands := one.snapshot()) is not None]
+        return own + [stands for other in self._adopted for stands in other.pools]
+
+    @property
     def pooled(self) -> bool:
         """Say whether a pooler such as PgBouncer was met in between."""
         return any(one.terms.pooled for one in self._attachments)
@@ -251,7 +260,7 @@ class Database:
             OverBudget: The server has too few connections left.
         """
         for adopted in self._adopted:
-            adopted.in_thread = self.in_thread
+            adopted.in_thread, adopted.meter = self.in_thread, self.meter
             await adopted.open()
         if not self.configured:
             return
@@ -303,6 +312,8 @@ class Database:
         guard_engine(self._reader_in_transaction)
         for attachment in self._attachments:
             attachment.terms.transaction_settings = self._transaction_settings
+            if self.meter is not None and attachment.lane is not None:
+                attachment.on_connect = self.meter.listen(attachment.lane)
         return self._attachment
 
     async def close(self) -> None:

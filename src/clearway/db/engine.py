@@ -12,7 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Dialect, ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from sqlalchemy.util import await_only
 
 from clearway.core.journey import current_journey
@@ -22,6 +22,7 @@ from clearway.db.faults import connect_error, left_in_doubt
 from clearway.db.keeper import Keeper
 from clearway.db.outage import Outage
 from clearway.db.pool import LanePool, put_lane_before, take_lane_away
+from clearway.db.snapshot import PoolSnapshot
 from clearway.db.terms import Terms
 from clearway.db.url import parse, shown
 from clearway.db.validation import Validation
@@ -70,6 +71,7 @@ class Attachment:
     Attributes:
         lane: None for a pool that bounds nothing.
         terms: On what terms its transactions run.
+        on_connect: Told how long each connect took, in seconds; None for nobody.
 
     Raises:
         DatabaseUrlInvalid: The engine is for another driver.
@@ -93,13 +95,14 @@ class Attachment:
         self.driver = driver_of(engine.dialect)
         self.terms = Terms(settings, ours=ours, read_only=read_only)
         self._ours = ours
+        self.on_connect: Callable[[float], object] | None = None
         self._full_until = 0.0
         self._outage = Outage(settings.reconnect_within)
         self._validation = Validation(settings, self.driver)
         sync = engine.sync_engine
         self.lane = put_lane_before(sync.pool, settings, self.driver, lane)
-        ahead = min(settings.min_size, settings.pool_size) if ours else None
-        self._keeper = Keeper(engine, self._validation, ahead)
+        self._ahead = min(settings.min_size, settings.pool_size) if ours else None
+        self._keeper = Keeper(engine, self._validation, self._ahead)
         self._listeners: list[tuple[str, Callable[..., object]]] = [
             ("do_connect", self._connect),
             ("checkout", self._validation),
@@ -108,6 +111,13 @@ class Attachment:
         ]
         for name, listener in self._listeners:
             event.listen(sync, name, listener)  # touchpoint: sqlalchemy-events
+
+    def snapshot(self) -> PoolSnapshot | None:
+        """Return how the pool stands, None for one that bounds nothing."""
+        pool = self.engine.sync_engine.pool
+        if self.lane is None or not isinstance(pool, QueuePool):
+            return None
+        return PoolSnapshot.of(self.lane, pool, self._ahead or 0)
 
     def start(self) -> None:
         """Begin to look after the pool, on the running loop."""
@@ -138,7 +148,7 @@ class Attachment:
             )
         tries = 0
         while True:
-            sent = tuple(self.terms.startup)
+            began, sent = time.monotonic(), tuple(self.terms.startup)
             try:
                 connection = dialect.connect(*args, **self.driver.arguments(named, self.terms))
             except Exception as error:
@@ -156,6 +166,8 @@ class Attachment:
             else:
                 break
         self._outage.over()
+        if self.on_connect is not None:
+            self.on_connect(time.monotonic() - began)
         self.driver.opened(dialect.get_driver_connection(connection), self.terms)
         if self._ours:
             self._validation.limit_life(record)

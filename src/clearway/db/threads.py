@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +21,7 @@ from clearway.db.dependencies import journey_of_request
 from clearway.db.faults import commit_error, connect_error, state_in_text
 from clearway.db.hooks import InThread
 from clearway.db.pool import POOL_FIX
+from clearway.db.snapshot import Meter, PoolSnapshot
 from clearway.db.url import shown
 from clearway.errors import CommitFailed, CommitWasRollback, NotOpen, PoolBusy
 from clearway.settings import DatabaseSettings
@@ -91,6 +93,7 @@ class ThreadDatabase:
         engine: The engine.
         in_thread: Calls what blocks off the loop.
         lane: None before the start, and for a pool that bounds nothing.
+        meter: Hears how long things take; set before the start.
     """
 
     def __init__(
@@ -103,10 +106,12 @@ class ThreadDatabase:
         self.engine = engine
         self.in_thread: InThread = asyncio.to_thread
         self.lane: Lane | None = None
+        self.meter: Meter | None = None
         self._settings = settings
         self._name = name
         self._session_class = session_class
         self._opened = False
+        self._connected: Callable[[float], object] | None = None
 
     @property
     def engine_given(self) -> Engine:
@@ -123,9 +128,19 @@ class ThreadDatabase:
         """The lane that is open."""
         return [] if self.lane is None else [self.lane]
 
+    @property
+    def pools(self) -> list[PoolSnapshot]:
+        """How its pool stands."""
+        pool = self.engine.pool
+        if self.lane is None or not isinstance(pool, QueuePool):
+            return []
+        return [PoolSnapshot.of(self.lane, pool, 0)]
+
     async def open(self) -> None:
         """Put the lane before the pool; no connection is opened."""
         self.lane = _put_lane_before(self.engine.pool, self._settings, f"db.{self._name}")
+        if self.meter is not None and self.lane is not None:
+            self._connected = self.meter.listen(self.lane)
         event.listen(self.engine, "do_connect", self._connect)  # touchpoint: sqlalchemy-events
         self._opened = True
 
@@ -182,11 +197,15 @@ class ThreadDatabase:
     def _connect(
         self, dialect: Dialect, _: ConnectionPoolEntry, args: list[Any], named: dict[str, Any]
     ) -> DBAPIConnection:
+        began = time.monotonic()
         try:
-            return dialect.connect(*args, **named)
+            connection = dialect.connect(*args, **named)
         except Exception as error:
             state = state_in_text(error)
             raise connect_error(error, shown(self.engine.url), state) from error
+        if self._connected is not None:
+            self._connected(time.monotonic() - began)
+        return connection
 
 
 class ThreadUnit:

@@ -1,0 +1,1 @@
+"""What Clearway tells other tools about the lanes."""
