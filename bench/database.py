@@ -25,9 +25,9 @@ from clearway.dev.postgres import EmbeddedPostgres
 
 ROUNDS = {
     "trips": 1,
-    "cpu": 15,
-    "pieces": 7,
-    "waits": 5,
+    "cpu": 11,
+    "pieces": 5,
+    "waits": 3,
     "goodput": 2,
     "backends": 2,
     "recovery": 2,

@@ -75,7 +75,7 @@ def show_trips(url: str, rounds: int) -> None:
     print("goal: 1 to read, 3 to write")
 
 
-async def cpu(url: str, rounds: int, requests: int = 300) -> dict[str, dict[str, list[float]]]:
+async def cpu(url: str, rounds: int, requests: int = 200) -> dict[str, dict[str, list[float]]]:
     """Return microseconds of CPU per request, by route and side, round by round."""
     apps = sides(url)
     found = {}

@@ -38,7 +38,7 @@ _SLEEP = f"SELECT pg_sleep({HOLD})"
 IDEAL = HOLD * (WORKERS / CONNECTIONS - 1)
 
 POOL = 4
-SLOW = 0.1  # seconds that a request of the overload keeps its connection
+SLOW = 0.2  # seconds that a request of the overload keeps its connection
 PEAK_CLIENTS = 2 * POOL
 OVERLOAD = 10
 WAIT_LIMIT = 1.0

@@ -57,7 +57,7 @@ async def _object(engine: AsyncEngine) -> None:
     await session.close()
 
 
-async def pieces(url: str, rounds: int, times: int = 400) -> dict[str, list[float]]:
+async def pieces(url: str, rounds: int, times: int = 200) -> dict[str, list[float]]:
     """Return microseconds of CPU of each step, round by round."""
     async with AsyncExitStack() as stack:
         raw = await asyncpg.connect(url)

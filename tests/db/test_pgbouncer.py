@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import asyncpg
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from clearway import Clearway, DbSession, ReadDbSession
 from clearway.jobs.worker.contact import Contact
@@ -19,6 +21,14 @@ from support.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(find() is None, reason=WHERE)]
 
+OWN_ENGINE: dict[str, dict[str, Any]] = {
+    "asyncpg": {
+        "statement_cache_size": 0,
+        "prepared_statement_cache_size": 0,
+        "prepared_statement_name_func": str,
+    },
+    "psycopg": {"prepare_threshold": None},
+}
 STATEMENTS = 12
 ROUNDS = 10
 
@@ -93,6 +103,30 @@ async def test_prepared_statements_of_many_clients_do_not_meet(pooled: str) -> N
             asked = [(kind, n) for n in range(STATEMENTS) for kind in ("read", "write")]
             answers = await asyncio.gather(*(client.get(f"/{kind}/{n}") for kind, n in asked))
             assert [answer.json() for answer in answers] == [[2 * n, 3 * n] for _, n in asked]
+
+
+async def test_an_engine_of_the_apps_own_works_with_the_documented_arguments(
+    pooled: str, side: tuple[str, bool]
+) -> None:
+    """It is made once, before anybody meets the pooler, so the app says that there is one."""
+    driver = side[0]
+    engine = create_async_engine(
+        pooled.replace("postgresql://", f"postgresql+{driver}://"),
+        pool_size=8,
+        connect_args=OWN_ENGINE[driver],
+    )
+    async with Clearway(FastAPI(), engine=engine) as road:
+
+        async def ask(n: int) -> list[int]:
+            found = []
+            for _ in range(ROUNDS):
+                async with road.db.session() as session:
+                    found.append(await session.scalar(text(f"SELECT {n} + 0 * random()")))
+            return [int(value or 0) for value in found]
+
+        answers = await asyncio.gather(*(ask(n) for n in range(1, STATEMENTS)))
+    await engine.dispose()
+    assert answers == [[n] * ROUNDS for n in range(1, STATEMENTS)]
 
 
 async def test_autocommit_needs_no_backend_of_its_own(pooled: str) -> None:

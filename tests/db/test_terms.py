@@ -175,6 +175,19 @@ def test_psycopgs_start_up_options_are_refused_together() -> None:
     assert all(f"SET LOCAL {name} " in terms.begin() for name in names)
 
 
+def test_connects_that_race_are_refused_once_each_and_go_on() -> None:
+    """What another connect has left out meanwhile is no reason to fail; what was not sent is."""
+    terms = Terms(DatabaseSettings(), ours=True)
+    sent = tuple(terms.startup)
+    said = "unsupported startup parameter: lock_timeout"
+
+    assert not terms.pooled
+    assert terms.leave_out("08P01", said, sent)
+    assert terms.leave_out("08P01", said, sent)
+    assert not terms.leave_out("08P01", said, tuple(terms.startup))
+    assert terms.pooled
+
+
 def test_an_engine_of_the_apps_own_keeps_the_servers_bounds() -> None:
     """Nothing is sent at its start, and a deadline sets nothing."""
     terms = Terms(DatabaseSettings(), ours=False)
