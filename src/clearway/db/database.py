@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from types import MappingProxyType
 from typing import Annotated, Any, overload
 
 from fastapi import Depends
@@ -19,16 +18,15 @@ from clearway.core.current import find
 from clearway.core.histogram import HistogramSnapshot
 from clearway.core.journey import Journey
 from clearway.core.lane import Lane
-from clearway.db.budget import Budget, BudgetKeeper
+from clearway.db.budget import Budget
 from clearway.db.callers import current_task, place_of
 from clearway.db.dependencies import journey_of_request
-from clearway.db.engine import Attachment, make_engine
 from clearway.db.hooks import InThread
-from clearway.db.pool import LanePool
-from clearway.db.reading import AsyncReadSession, guard_engine
+from clearway.db.reading import AsyncReadSession
 from clearway.db.session import UnitOfWork
 from clearway.db.session_class import load_session_class
 from clearway.db.snapshot import Meter, PoolSnapshot
+from clearway.db.source import Source
 from clearway.db.terms import TransactionSettings
 from clearway.db.threads import ThreadDatabase
 from clearway.db.usage import session_uses
@@ -52,13 +50,11 @@ class Database:
         processes: How many processes the service has, where that is known.
         engine: An engine of the app's own, over asyncpg or psycopg; it is adopted, and given
             back as it was at the end. Without one the engine is made from `settings.url`.
-
         session_class: The class of its sessions; by default that of the settings.
         lane: The name of its lane.
 
     Attributes:
         in_thread: Calls the plain functions that wait for a COMMIT.
-        meter: Hears how long things take; set before the start.
     """
 
     def __init__(
@@ -73,26 +69,22 @@ class Database:
     ) -> None:
         self._settings = settings
         self._service = service
+        self._source = Source(settings, service, processes, engine, lane)
         self._session_class = session_class
-        self._lane = lane
         self._adopted: list[Database | ThreadDatabase] = []
-        self.in_thread: InThread = asyncio.to_thread
-        self.meter: Meter | None = None
-        self._theirs = engine
-        self._attachment: Attachment | None = None
-        self._reading: Attachment | None = None
-        self._reader: AsyncEngine | None = None
-        self._reader_in_transaction: AsyncEngine | None = None
-        self._transaction_settings: TransactionSettings | None = None
         self._make_unit: Callable[[Journey | None], UnitOfWork] | None = None
-        self._budget = BudgetKeeper(settings.budget, service, processes)
         self._blocks: dict[UnitOfWork, asyncio.Task[Any] | None] = {}
+        self.in_thread: InThread = asyncio.to_thread
 
     @property
     def configured(self) -> bool:
         """Say whether there is an engine or a URL to make one from, for `DbSession`."""
-        has_url = self._settings.enabled and self._settings.url is not None
-        return self._theirs is not None or has_url
+        return self._source.configured
+
+    @property
+    def used(self) -> bool:
+        """Say whether there is anything to open."""
+        return self.configured or bool(self._adopted)
 
     @property
     def engine(self) -> AsyncEngine:
@@ -101,23 +93,53 @@ class Database:
         Raises:
             NotOpen: The lifespan has not run.
         """
-        if self._attachment is None:
-            raise NotOpen(
-                "the database was used while no Clearway was open",
-                fix="run the lifespan: a server, `with TestClient(app)`, or `async with road:`",
-            )
-        return self._attachment.engine
+        return self._source.engine
+
+    @property
+    def engine_given(self) -> AsyncEngine | None:
+        """The app's own engine, where there is one."""
+        return self._source.given
 
     @property
     def lane(self) -> Lane | None:
         """The lane `db`; None before the start, and for a pool that has no bound."""
-        return None if self._attachment is None else self._attachment.lane
+        return self._source.lane
+
+    @property
+    def lane_name(self) -> str:
+        """The name of its lane."""
+        return self._source.name
 
     @property
     def lanes(self) -> list[Lane]:
         """Every lane that is open: `db`, `db.read` where `read_url` is set, and the adopted."""
-        own = [one.lane for one in self._attachments if one.lane is not None]
-        return own + [lane for other in self._adopted for lane in other.lanes]
+        return self._source.lanes + [lane for other in self._adopted for lane in other.lanes]
+
+    @property
+    def pools(self) -> list[PoolSnapshot]:
+        """How every pool stands that is open: its connections, and who waits for one."""
+        return self._source.pools + [stands for other in self._adopted for stands in other.pools]
+
+    @property
+    def pooled(self) -> bool:
+        """Say whether a pooler such as PgBouncer was met in between."""
+        return self._source.pooled
+
+    @property
+    def budget(self) -> Budget | None:
+        """The last look at the connection budget; None before, and where nothing can be known."""
+        return self._source.budget
+
+    @property
+    def holds(self) -> Mapping[str, HistogramSnapshot]:
+        """For how many seconds each route held connections, by its template."""
+        return self._source.holds
+
+    def listen(self, meter: Meter | None) -> None:
+        """Have a meter hear how long things take, from the next start on."""
+        self._source.meter = meter
+        for other in self._adopted:
+            other.listen(meter)
 
     @overload
     def adopt(
@@ -170,43 +192,6 @@ class Database:
         self._adopted.append(adopted)
         return adopted
 
-    @property
-    def used(self) -> bool:
-        """Say whether there is anything to open."""
-        return self.configured or bool(self._adopted)
-
-    @property
-    def engine_given(self) -> AsyncEngine | None:
-        """The app's own engine, where there is one."""
-        return self._theirs
-
-    @property
-    def lane_name(self) -> str:
-        """The name of its lane."""
-        return self._lane
-
-    @property
-    def budget(self) -> Budget | None:
-        """The last look at the connection budget; None before, and where nothing can be known."""
-        return self._budget.last
-
-    @property
-    def pools(self) -> list[PoolSnapshot]:
-        """How every pool stands that is open: its connections, and who waits for one."""
-        own = [stands for one in self._attachments if (stands := one.snapshot()) is not None]
-        return own + [stands for other in self._adopted for stands in other.pools]
-
-    @property
-    def pooled(self) -> bool:
-        """Say whether a pooler such as PgBouncer was met in between."""
-        return any(one.terms.pooled for one in self._attachments)
-
-    @property
-    def holds(self) -> Mapping[str, HistogramSnapshot]:
-        """For how many seconds each route held connections, by its template."""
-        pool = self.engine.sync_engine.pool
-        return pool.holds.snapshot() if isinstance(pool, LanePool) else MappingProxyType({})
-
     def set_in_each_transaction(self, settings: TransactionSettings) -> TransactionSettings:
         """Set something on the server for the length of each transaction: a tenant, say.
 
@@ -221,9 +206,7 @@ class Database:
         Returns:
             The same function.
         """
-        self._transaction_settings = settings
-        for attachment in self._attachments:
-            attachment.terms.transaction_settings = settings
+        self._source.set_in_each_transaction(settings)
         return settings
 
     def check(self, routes: Iterable[BaseRoute]) -> None:
@@ -259,20 +242,17 @@ class Database:
             DatabaseUrlInvalid: The URL or the engine cannot be used.
             OverBudget: The server has too few connections left.
         """
-        for adopted in self._adopted:
-            adopted.in_thread, adopted.meter = self.in_thread, self.meter
-            await adopted.open()
-        if not self.configured:
-            return
-        own = self._attach()
-        wanted = None if own.lane is None else own.lane.capacity
-        if own.lane is not None and self._theirs is None:
-            try:
-                await self._budget.check(own.engine, own.driver, own.lane)
-            except BaseException:
-                await self.close()
-                raise
-        self._start(own, wanted)
+        try:
+            for adopted in self._adopted:
+                adopted.in_thread = self.in_thread
+                await adopted.open()
+            if self.configured:
+                self._attach()
+                await self._source.check_budget()
+                self._source.start()
+        except BaseException:
+            await self.close()
+            raise
 
     def attach(self) -> None:
         """Do what `open` does, for one who cannot await.
@@ -280,57 +260,21 @@ class Database:
         Raises:
             DatabaseUrlInvalid: The URL or the engine cannot be used.
         """
-        own = self._attach()
-        self._start(own, None if own.lane is None else own.lane.capacity)
+        self._attach()
+        self._source.start()
 
-    def _start(self, own: Attachment, wanted: int | None) -> None:
-        for attachment in self._attachments:
-            attachment.start()
-        # Under the app's own application_name nobody could tell who is who.
-        if own.lane is not None and self._theirs is None:
-            self._budget.start(own.engine, own.driver, own.lane, wanted)
-
-    def _attach(self) -> Attachment:
-        settings = self._settings
+    def _attach(self) -> None:
         if self._session_class is None:
-            self._session_class = load_session_class(settings.session_class)
-        if self._theirs is not None:
-            self._attachment = Attachment(self._theirs, settings, ours=False, lane=self._lane)
-        else:
-            assert settings.url is not None
-            engine = make_engine(settings.url.get_secret_value(), settings, self._service)
-            self._attachment = Attachment(engine, settings, ours=True)
-        source = self._attachment
-        if settings.read_url is not None:
-            engine = make_engine(settings.read_url.get_secret_value(), settings, self._service)
-            source = self._reading = Attachment(
-                engine, settings, ours=True, read_only=True, lane="db.read"
-            )
-        self._reader = source.engine.execution_options(isolation_level="AUTOCOMMIT")
-        guard_engine(self._reader)
-        self._reader_in_transaction = source.engine.execution_options(clearway_reads=True)
-        guard_engine(self._reader_in_transaction)
-        for attachment in self._attachments:
-            attachment.terms.transaction_settings = self._transaction_settings
-            if self.meter is not None and attachment.lane is not None:
-                attachment.on_connect = self.meter.listen(attachment.lane)
-        return self._attachment
+            self._session_class = load_session_class(self._settings.session_class)
+        self._source.attach()
 
     async def close(self) -> None:
         """Close our engine's connections, or give the app's engine back."""
-        await self._budget.stop()
         for task in self._blocks.values():
             _log.warning("a session of road.db.session() outlives the app: %s", place_of(task))
-        attachments = self._attachments
-        self._attachment = self._reading = None
-        for attachment in attachments:
-            await attachment.stop()
+        await self._source.close()
         for adopted in self._adopted:
             await adopted.close()
-
-    @property
-    def _attachments(self) -> list[Attachment]:
-        return [one for one in (self._attachment, self._reading) if one is not None]
 
     def unit(self, journey: Journey) -> UnitOfWork:
         """Return the journey's unit of work; its end hangs on the journey's response.
@@ -361,14 +305,9 @@ class Database:
     def _new_unit(self, journey: Journey | None = None) -> UnitOfWork:
         if self._make_unit is not None:
             return self._make_unit(journey)
-        engine = self.engine
-        # Behind a pooler the bounds of a statement ride on a BEGIN as well.
-        set_in_each = self._transaction_settings is not None or self.pooled
-        reader = self._reader_in_transaction if set_in_each else self._reader
-        assert reader is not None
         return UnitOfWork(
-            engine,
-            reader,
+            self._source.engine,
+            self._source.reader,
             expire=self._settings.expire_on_commit,
             session_class=self._session_class or AsyncSession,
             journey=journey,

@@ -93,7 +93,6 @@ class ThreadDatabase:
         engine: The engine.
         in_thread: Calls what blocks off the loop.
         lane: None before the start, and for a pool that bounds nothing.
-        meter: Hears how long things take; set before the start.
     """
 
     def __init__(
@@ -106,7 +105,7 @@ class ThreadDatabase:
         self.engine = engine
         self.in_thread: InThread = asyncio.to_thread
         self.lane: Lane | None = None
-        self.meter: Meter | None = None
+        self._meter: Meter | None = None
         self._settings = settings
         self._name = name
         self._session_class = session_class
@@ -136,11 +135,15 @@ class ThreadDatabase:
             return []
         return [PoolSnapshot.of(self.lane, pool, 0)]
 
+    def listen(self, meter: Meter | None) -> None:
+        """Have a meter hear how long things take, from the next start on."""
+        self._meter = meter
+
     async def open(self) -> None:
         """Put the lane before the pool; no connection is opened."""
         self.lane = _put_lane_before(self.engine.pool, self._settings, f"db.{self._name}")
-        if self.meter is not None and self.lane is not None:
-            self._connected = self.meter.listen(self.lane)
+        if self._meter is not None and self.lane is not None:
+            self._connected = self._meter.listen(self.lane)
         event.listen(self.engine, "do_connect", self._connect)  # touchpoint: sqlalchemy-events
         self._opened = True
 

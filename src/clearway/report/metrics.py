@@ -57,12 +57,12 @@ class ConnectionMetrics:
         """Begin to tell, before the database opens its first connection."""
         self._instruments = _instruments_of(metrics.get_meter("clearway"))
         self._instruments.databases.append(self._database)
-        self._database.meter = self
+        self._database.listen(self)
 
     async def close(self) -> None:
         """Say nothing more."""
         self._instruments.databases.remove(self._database)
-        self._database.meter = None
+        self._database.listen(None)
 
     def listen(self, lane: Lane) -> Callable[[float], object]:
         """Listen to a lane from now on; what is returned is told of each connect, in seconds."""
@@ -86,37 +86,10 @@ class _Instruments:
 
     def __init__(self, meter: Meter) -> None:
         self.databases: list[Database] = []
-        gauge = meter.create_observable_up_down_counter
-        gauge(
-            f"{_PREFIX}.count",
-            [self._reader(_count)],
-            "{connection}",
-            "Connections in the state described by the state attribute",
-        )
-        gauge(
-            f"{_PREFIX}.idle.max",
-            [self._reader(lambda pool: [_one(pool, pool.idle_max)])],
-            "{connection}",
-            "Most idle open connections allowed",
-        )
-        gauge(
-            f"{_PREFIX}.idle.min",
-            [self._reader(lambda pool: [_one(pool, pool.idle_min)])],
-            "{connection}",
-            "Fewest idle open connections allowed",
-        )
-        gauge(
-            f"{_PREFIX}.max",
-            [self._reader(lambda pool: [] if pool.max is None else [_one(pool, pool.max)])],
-            "{connection}",
-            "Most open connections allowed",
-        )
-        gauge(
-            f"{_PREFIX}.pending_requests",
-            [self._reader(lambda pool: [_one(pool, pool.pending)])],
-            "{request}",
-            "Requests that wait for an open connection",
-        )
+        for name, unit, text, read in _GAUGES:
+            meter.create_observable_up_down_counter(
+                f"{_PREFIX}.{name}", [self._reader(read)], unit, text
+            )
         meter.create_observable_counter(
             f"{_PREFIX}.timeouts",
             [self._reader(lambda pool: [_one(pool, pool.timeouts)])],
@@ -163,3 +136,17 @@ def _one(pool: PoolSnapshot, value: int) -> Observation:
 def _count(pool: PoolSnapshot) -> list[Observation]:
     states = (("idle", pool.idle), ("used", pool.used))
     return [Observation(value, {_POOL: pool.name, _STATE: state}) for state, value in states]
+
+
+_GAUGES: Sequence[tuple[str, str, str, Read]] = (
+    ("count", "{connection}", "Connections in a state", _count),
+    ("idle.max", "{connection}", "Most idle connections", lambda p: [_one(p, p.idle_max)]),
+    ("idle.min", "{connection}", "Fewest idle connections", lambda p: [_one(p, p.idle_min)]),
+    (
+        "max",
+        "{connection}",
+        "Most open connections",
+        lambda p: [] if p.max is None else [_one(p, p.max)],
+    ),
+    ("pending_requests", "{request}", "Who waits for one", lambda p: [_one(p, p.pending)]),
+)
