@@ -377,4 +377,4 @@ class Clearway:
         from clearway.report import metrics
 
         if metrics.set_up():
-            await self._parts.open(metrics.ConnectionMetrics(self.db))
+            await self._parts.open(metrics.ConnectionMetrics(self.db, self._path.faults))

@@ -129,8 +129,9 @@ class Lane:
         fix: What to advise in that error.
 
     Attributes:
-        on_wait: Told of each wait that ended with a permit, in seconds; None for nobody.
-        on_hold: Told of each hold when it ends, in seconds.
+        on_wait: Told of each wait that ended with a permit, in seconds; None for nobody. It must
+            not raise.
+        on_hold: Told of each hold when it ends, in seconds; it must not raise either.
     """
 
     def __init__(
@@ -294,9 +295,16 @@ class Lane:
                 return
         self._in_use -= 1
 
+    def _first_waiter(self) -> _Waiter | None:
+        while True:
+            try:
+                return next(iter(self._waiters), None)
+            except RuntimeError:  # an exporter's thread asks while the loop changes the queue
+                continue
+
     def snapshot(self) -> LaneSnapshot:
-        """Return the lane's gauges as they stand now."""
-        first = next(iter(self._waiters), None)
+        """Return the lane's gauges as they stand now; any thread may ask."""
+        first = self._first_waiter()
         return LaneSnapshot(
             name=self.name,
             capacity=self.capacity,

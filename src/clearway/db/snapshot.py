@@ -27,7 +27,7 @@ class PoolSnapshot:
         idle: Open connections that nobody uses.
         used: Connections that somebody has, those that are about to end included.
         max: Most open connections; None for no bound.
-        idle_max: Most of them that are kept.
+        idle_max: Most of them that are kept, as the budget has left it.
         idle_min: Fewest of them that are kept open ahead.
         pending: Journeys that wait for one.
         timeouts: Waits that ended without one, since the start.
@@ -46,13 +46,14 @@ class PoolSnapshot:
     def of(cls, lane: Lane, pool: QueuePool, idle_min: int) -> PoolSnapshot:
         """Return how a pool and its lane stand now."""
         stands = lane.snapshot()
+        size = pool.size()
         return cls(
             name=lane.name,
             idle=pool.checkedin(),
             used=stands.in_use,
             max=stands.capacity,
-            idle_max=pool.size(),
-            idle_min=idle_min,
+            idle_max=size if stands.capacity is None else min(size, stands.capacity),
+            idle_min=idle_min if stands.capacity is None else min(idle_min, stands.capacity),
             pending=stands.waiting,
             timeouts=stands.timed_out,
         )

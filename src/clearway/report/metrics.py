@@ -6,11 +6,20 @@ Source: https://opentelemetry.io/docs/specs/semconv/database/database-metrics/#c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from weakref import WeakKeyDictionary
 
 from opentelemetry import metrics
-from opentelemetry.metrics import CallbackOptions, NoOpMeterProvider, Observation
+from opentelemetry.metrics import (
+    CallbackOptions,
+    Histogram,
+    Meter,
+    NoOpMeterProvider,
+    Observation,
+)
 
+from clearway.core.histogram import BOUNDS
 from clearway.core.lane import Lane
+from clearway.core.observer import Faults
 from clearway.db import Database
 from clearway.db.snapshot import PoolSnapshot
 
@@ -37,16 +46,46 @@ class ConnectionMetrics:
 
     Args:
         database: Whose pools.
+        faults: Counts what an SDK raises while a time is recorded.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, faults: Faults) -> None:
         self._database = database
-        self._open = False
+        self._faults = faults
 
     async def open(self) -> None:
-        """Make the instruments, before the database opens its first connection."""
-        self._open = True
-        meter = metrics.get_meter("clearway")
+        """Begin to tell, before the database opens its first connection."""
+        self._instruments = _instruments_of(metrics.get_meter("clearway"))
+        self._instruments.databases.append(self._database)
+        self._database.listen(self)
+
+    async def close(self) -> None:
+        """Say nothing more."""
+        self._instruments.databases.remove(self._database)
+        self._database.listen(None)
+
+    def listen(self, lane: Lane) -> Callable[[float], object]:
+        """Listen to a lane from now on; what is returned is told of each connect, in seconds."""
+        lane.on_wait = self._into(self._instruments.wait, lane)
+        lane.on_hold = self._into(self._instruments.use, lane)
+        return self._into(self._instruments.create, lane)
+
+    def _into(self, histogram: Histogram, lane: Lane) -> Callable[[float], None]:
+        attributes = {_POOL: lane.name}
+        return self._faults.guarded(
+            "metrics.record", lambda seconds: histogram.record(seconds, attributes)
+        )
+
+
+class _Instruments:
+    """What a meter has of ours.
+
+    It takes no instrument back, and a second one by the same name gets no callback: so they are
+    made once, and read whatever is open.
+    """
+
+    def __init__(self, meter: Meter) -> None:
+        self.databases: list[Database] = []
         for name, unit, text, read in _GAUGES:
             meter.create_observable_up_down_counter(
                 f"{_PREFIX}.{name}", [self._reader(read)], unit, text
@@ -57,35 +96,37 @@ class ConnectionMetrics:
             "{timeout}",
             "Waits for a connection that ended without one",
         )
-        self._create, self._wait, self._use = (
-            meter.create_histogram(f"{_PREFIX}.{name}", "s", text)
+        self.create, self.wait, self.use = (
+            meter.create_histogram(
+                f"{_PREFIX}.{name}",
+                "s",
+                text,
+                # The default buckets are for milliseconds: all that a pool does is in the first.
+                explicit_bucket_boundaries_advisory=BOUNDS,
+            )
             for name, text in (
                 ("create_time", "Time to open a connection"),
                 ("wait_time", "Time to get an open connection"),
                 ("use_time", "Time between getting a connection and giving it back"),
             )
         )
-        self._database.listen(self)
-
-    async def close(self) -> None:
-        """Say nothing more: OpenTelemetry takes no instrument back."""
-        self._open = False
-        self._database.listen(None)
-
-    def listen(self, lane: Lane) -> Callable[[float], object]:
-        """Listen to a lane from now on; what is returned is told of each connect, in seconds."""
-        attributes = {_POOL: lane.name}
-        lane.on_wait = lambda seconds: self._wait.record(seconds, attributes)
-        lane.on_hold = lambda seconds: self._use.record(seconds, attributes)
-        return lambda seconds: self._create.record(seconds, attributes)
 
     def _reader(self, read: Read) -> Callable[[CallbackOptions], Sequence[Observation]]:
         def observe(_: CallbackOptions) -> Sequence[Observation]:
-            if not self._open:
-                return ()
-            return [one for pool in self._database.pools for one in read(pool)]
+            pools = [pool for database in tuple(self.databases) for pool in database.pools]
+            return [one for pool in pools for one in read(pool)]
 
         return observe
+
+
+_by_meter: WeakKeyDictionary[Meter, _Instruments] = WeakKeyDictionary()
+
+
+def _instruments_of(meter: Meter) -> _Instruments:
+    instruments = _by_meter.get(meter)
+    if instruments is None:
+        instruments = _by_meter[meter] = _Instruments(meter)  # touchpoint: opentelemetry-meter
+    return instruments
 
 
 def _one(pool: PoolSnapshot, value: int) -> Observation:
