@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.util import greenlet_spawn
 
 from clearway.core.journey import Journey
 from clearway.db.drivers import driver_of
@@ -104,6 +105,7 @@ class UnitOfWork:
         Raises:
             CommitFailed: Nothing was stored, or nobody can know (`CommitUnknown`).
         """
+        connection = self._connection
         try:
             if commit:
                 if self.session.in_transaction():
@@ -111,7 +113,7 @@ class UnitOfWork:
                 self._committed()
         finally:
             try:
-                await _end(self.session)
+                await _end(self.session, connection)
             finally:
                 try:
                     if self._read is not None:
@@ -200,13 +202,22 @@ class UnitOfWork:
             self._read.sync_session.commit()
 
 
-async def _end(session: AsyncSession) -> None:
+async def _end(session: AsyncSession, connection: Connection | None = None) -> None:
     try:
         async with session:  # its exit completes even when it is cancelled
             pass
     except (SQLAlchemyError, OSError):
         # The connection died, and its transaction with it: nothing is left to roll back.
         await session.invalidate()
+        if connection is not None and not connection.closed:
+            # A task that was left behind is in a statement: asyncpg refuses the ROLLBACK, and
+            # SQLAlchemy then forgets the connection without giving it back.
+            await greenlet_spawn(_drop, connection)
+
+
+def _drop(connection: Connection) -> None:
+    connection.invalidate()
+    connection.close()
 
 
 class _UnitSession(OneAtATime):
