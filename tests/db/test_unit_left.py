@@ -171,12 +171,11 @@ async def test_a_server_that_stops_in_the_middle_of_a_request_stores_all_of_it(t
         await meeting.gone.wait()
         await session.execute(insert(Item).values(name="two"))
 
-    async with listening(app) as server:
-        async with server.client() as client:
-            await client.send("POST /")
-            await meeting.here.wait()
-            server.stop()
-            asyncio.get_running_loop().call_later(0.2, meeting.gone.set)
-            assert await client.status() == 200
+    async with listening(app) as server, server.client() as client:
+        await client.send("POST /")
+        await meeting.here.wait()
+        server.stop()
+        asyncio.get_running_loop().call_later(0.2, meeting.gone.set)
+        assert await client.status() == 200
 
     assert await names(table) == ["one", "two"]

@@ -71,14 +71,13 @@ async def test_an_open_socket_holds_no_connection(table: str) -> None:
     """Between its messages the pool is everybody's."""
     app, road = talking(table)
 
-    async with listening(app) as server:
-        async with connect(f"ws://127.0.0.1:{server.port}/ws") as ws:
-            await ws.send("first")
-            assert await ws.recv() == "stored"
-            assert road.lanes["db"].snapshot().in_use == 0
-            assert await backends(table) == ["idle"]
-            await ws.send("second")
-            assert await ws.recv() == "stored"
+    async with listening(app) as server, connect(f"ws://127.0.0.1:{server.port}/ws") as ws:
+        await ws.send("first")
+        assert await ws.recv() == "stored"
+        assert road.lanes["db"].snapshot().in_use == 0
+        assert await backends(table) == ["idle"]
+        await ws.send("second")
+        assert await ws.recv() == "stored"
 
 
 async def test_a_socket_that_is_lost_in_a_message_stores_all_of_it(table: str) -> None:
@@ -135,6 +134,5 @@ async def test_a_socket_that_asks_for_the_requests_session_is_told_what_to_use(t
         except NotOpen as error:
             await ws.send_text(error.fix)
 
-    async with listening(app) as server:
-        async with connect(f"ws://127.0.0.1:{server.port}/ws") as ws:
-            assert "road.db.session()" in str(await ws.recv())
+    async with listening(app) as server, connect(f"ws://127.0.0.1:{server.port}/ws") as ws:
+        assert "road.db.session()" in str(await ws.recv())

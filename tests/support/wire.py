@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -21,7 +22,7 @@ class Wire:
         self.trips = 0
         self._carrying: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._dead: set[asyncio.Task[None]] = set()
-        self._cut_at: tuple[bytes, bool] | None = None
+        self._cut_at: tuple[re.Pattern[bytes], bool] | None = None
 
     def cut_at(self, word: bytes, *, arrives: bool) -> None:
         """Cut the next connection over which a client sends a word, once.
@@ -30,7 +31,7 @@ class Wire:
             word: Such as `COMMIT`.
             arrives: The server still gets it, and only its answer does not arrive.
         """
-        self._cut_at = word, arrives
+        self._cut_at = re.compile(rb"\b" + word + rb"\b"), arrives
 
     def swallow(self) -> None:
         """From now on carry nothing over the connections that there are, and keep them open."""
@@ -75,7 +76,7 @@ class Wire:
                         continue
                     if state["cut"]:
                         break
-                    if from_client and self._cut_at is not None and self._cut_at[0] in data:
+                    if from_client and self._cut_at and self._cut_at[0].search(data):
                         (_, arrives), self._cut_at = self._cut_at, None
                         state["cut"] = True
                         if not arrives:
