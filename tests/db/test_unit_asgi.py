@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clearway import Clearway, DbSession, Settings, current_journey
 from clearway.db.database import session_dependency
@@ -77,9 +77,10 @@ async def test_an_answer_without_a_body_commits(
     app = FastAPI()
     Clearway(app, settings)
 
-    @app.api_route("/", methods=[method], status_code=204)
     async def create(session: DbSession) -> None:
         session.add(Item(name=method))
+
+    app.add_api_route("/", create, methods=[method], status_code=204)
 
     async with serving(app) as client:
         assert (await client.request(method, "/")).status_code == 204
@@ -131,25 +132,25 @@ async def test_middleware_above_and_below_changes_nothing(
     table: str, settings: Settings, layer: str, fails: bool
 ) -> None:
     """A 2xx has its row, a COMMIT that fails is a 500, whoever passes the answer on."""
-    app: Any = FastAPI()
+    service = FastAPI()
     if layer == "gzip":
-        app.add_middleware(GZipMiddleware, minimum_size=1)
+        service.add_middleware(GZipMiddleware, minimum_size=1)
     elif layer == "below":
-        app.add_middleware(BaseHTTPMiddleware, dispatch=passed_on)
-    Clearway(app, settings)
+        service.add_middleware(BaseHTTPMiddleware, dispatch=passed_on)
+    Clearway(service, settings)
 
-    @app.post("/")
+    @service.post("/")
     async def create(session: DbSession) -> str:
         session.add(Item(name="row", parent_id=4711 if fails else None))
         return "x" * 2000
 
+    app: ASGIApp = service
     if layer == "above":
-        app = BaseHTTPMiddleware(app, dispatch=passed_on)
+        app = BaseHTTPMiddleware(service, dispatch=passed_on)
     elif layer == "pure":
-        inner = app
 
         async def outer(scope: Scope, receive: Receive, send: Send) -> None:
-            await inner(scope, receive, send)
+            await service(scope, receive, send)
 
         app = outer
     async with serving(app) as client:
@@ -337,7 +338,7 @@ async def test_a_task_that_is_left_behind_in_a_statement_leaks_no_connection(
     @app.post("/")
     async def create(session: DbSession) -> Response:
         await session.execute(insert(Item).values(name="row"))
-        tasks.append(asyncio.create_task(session.execute(text("select pg_sleep(0.5)"))))  # type: ignore[arg-type]  # a coroutine it is
+        tasks.append(asyncio.create_task(session.execute(text("select pg_sleep(0.5)"))))
         await asyncio.sleep(0.1)
         return Response(status_code=status)
 
