@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -21,6 +22,16 @@ class Wire:
         self.trips = 0
         self._carrying: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._dead: set[asyncio.Task[None]] = set()
+        self._cut_at: tuple[re.Pattern[bytes], bool] | None = None
+
+    def cut_at(self, word: bytes, *, arrives: bool) -> None:
+        """Cut the next connection over which a client sends a word, once.
+
+        Args:
+            word: Such as `COMMIT`.
+            arrives: The server still gets it, and only its answer does not arrive.
+        """
+        self._cut_at = re.compile(rb"\b" + word + rb"\b"), arrives
 
     def swallow(self) -> None:
         """From now on carry nothing over the connections that there are, and keep them open."""
@@ -53,7 +64,7 @@ class Wire:
         far_reader: asyncio.StreamReader,
         far_writer: asyncio.StreamWriter,
     ) -> None:
-        state = {"client_spoke": False}
+        state = {"client_spoke": False, "cut": False}
         task = asyncio.current_task()
 
         async def forward(
@@ -63,6 +74,13 @@ class Wire:
                 while data := await source.read(65_536):
                     if task in self._dead:
                         continue
+                    if state["cut"]:
+                        break
+                    if from_client and self._cut_at and self._cut_at[0].search(data):
+                        (_, arrives), self._cut_at = self._cut_at, None
+                        state["cut"] = True
+                        if not arrives:
+                            break
                     if from_client and not state["client_spoke"]:
                         self.trips += 1
                     state["client_spoke"] = from_client

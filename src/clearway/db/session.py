@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.util import greenlet_spawn
 
 from clearway.core.journey import Journey
 from clearway.db.drivers import driver_of
@@ -113,6 +114,7 @@ class UnitOfWork:
         Raises:
             CommitFailed: Nothing was stored, or nobody can know (`CommitUnknown`).
         """
+        connection = self._connection
         try:
             if commit:
                 if self._session is not None and self._session.in_transaction():
@@ -121,7 +123,7 @@ class UnitOfWork:
         finally:
             try:
                 if self._session is not None:
-                    await _end(self._session, self._session.in_transaction())
+                    await _end(self._session, self._session.in_transaction(), connection)
             finally:
                 try:
                     if self._read is not None:
@@ -215,7 +217,7 @@ class UnitOfWork:
             self._read.sync_session.commit()
 
 
-async def _end(session: AsyncSession, tells: bool) -> None:
+async def _end(session: AsyncSession, tells: bool, connection: Connection | None = None) -> None:
     """Close a session; `tells` where the server has to be told, which may be cancelled."""
     try:
         if tells:
@@ -226,6 +228,15 @@ async def _end(session: AsyncSession, tells: bool) -> None:
     except (SQLAlchemyError, OSError):
         # The connection died, and its transaction with it: nothing is left to roll back.
         await session.invalidate()
+        if connection is not None and not connection.closed:
+            # A task that was left behind is in a statement: asyncpg refuses the ROLLBACK, and
+            # SQLAlchemy then forgets the connection without giving it back.
+            await greenlet_spawn(_drop, connection)
+
+
+def _drop(connection: Connection) -> None:
+    connection.invalidate()
+    connection.close()
 
 
 class _UnitSession(OneAtATime):

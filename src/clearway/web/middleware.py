@@ -211,6 +211,9 @@ class _Responder:
         if self.failure is not None:
             return
         journey, status = self.journey, message["status"]
+        if status < 200:  # only a hint: the answer is still to come
+            await self.send(message)
+            return
         journey.answered = True
         commit = journey.wants_commit(status < 400)
         if journey.unsettled:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import AsyncIterable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from math import ceil
 from typing import Any, TypeVar
@@ -65,7 +66,28 @@ class CheckedConnection(psycopg.AsyncConnection[Any]):
             await self.close()
             raise
 
+    async def set_autocommit(self, value: bool) -> None:
+        """Set it at once.
+
+        psycopg may yield to the loop here although it has nothing to wait for. SQLAlchemy sets
+        it while it makes its own connection: whoever was cancelled there lost ours for good.
+        """
+        async with self.lock:
+            await self._at_once(self._set_autocommit_gen(value))
+
+    async def set_isolation_level(self, value: psycopg.IsolationLevel | None) -> None:
+        """Set it at once, for the same reason."""
+        async with self.lock:
+            await self._at_once(self._set_isolation_level_gen(value))
+
     # touchpoint: psycopg-connection
+
+    async def _at_once(self, gen: PQGen[None]) -> None:
+        if self._pipeline:
+            await self.wait(gen)
+            return
+        with suppress(StopIteration):
+            next(gen)
 
     @classmethod
     def _connect_gen(cls, *args: Any, **named: Any) -> PQGenConn[CheckedConnection]:
