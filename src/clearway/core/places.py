@@ -7,7 +7,7 @@ import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 _NOT_OURS = tuple(
     os.path.join(path, "")
@@ -24,6 +24,15 @@ class Place(NamedTuple):
 
     code: CodeType
     line: int
+
+    @classmethod
+    def at(cls, code: CodeType, offset: int) -> Self:
+        """Return the place of an instruction, by its offset (`frame.f_lasti`).
+
+        To note an offset costs a tenth of what working out its line does.
+        """
+        lines = (line for start, end, line in code.co_lines() if start <= offset < end)
+        return cls(code, next(lines, None) or code.co_firstlineno)
 
     @property
     def function(self) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import greenlet
 
 from clearway.core.places import Place, coroutine_places, own_places
 
-_DEPTH = 16  # frames that are looked at above SQLAlchemy's own
+_DEPTH = 12  # frames that are looked at above SQLAlchemy's own
 
 
 def current_task() -> asyncio.Task[Any] | None:
@@ -21,15 +21,24 @@ def current_task() -> asyncio.Task[Any] | None:
         return None
 
 
-def places_above() -> list[Place]:
-    """Return the places that led into SQLAlchemy's greenlet, the innermost first."""
+Trail = list[tuple[CodeType, int]]
+"""Codes and offsets in them, the innermost first: places that nobody has asked for yet."""
+
+
+def trail_above() -> Trail:
+    """Note what led into SQLAlchemy's greenlet."""
     parent = greenlet.getcurrent().parent
     frame: FrameType | None = None if parent is None else parent.gr_frame
-    found: list[Place] = []
+    found: Trail = []
     while frame is not None and len(found) < _DEPTH:
-        found.append(Place(frame.f_code, frame.f_lineno))
+        found.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return found
+
+
+def own_places_of(trail: Trail) -> list[Place]:
+    """Return the places on a trail that are the application's own code."""
+    return own_places([Place.at(code, offset) for code, offset in trail])
 
 
 def place_of(task: asyncio.Task[Any] | None) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from clearway.core.histogram import Histogram, HistogramSnapshot
 from clearway.core.journey import Journey, current_journey
 from clearway.core.places import coroutine_places, own_places
-from clearway.db.callers import current_task, places_above
+from clearway.db.callers import current_task, own_places_of, trail_above
 from clearway.db.drivers import Driver
 
 _log = logging.getLogger("clearway.db")
@@ -28,14 +28,14 @@ ELSEWHERE = "(no route)"
 class Hold:
     """One connection in somebody's hands."""
 
-    __slots__ = ("journey", "noticed", "places", "record", "since", "task")
+    __slots__ = ("journey", "noticed", "record", "since", "task", "trail")
 
     def __init__(self, record: ConnectionPoolEntry) -> None:
         self.record = record
         self.since = time.monotonic()
         self.journey: Journey | None = current_journey()
         self.task = current_task()
-        self.places = places_above()
+        self.trail = trail_above()
         self.noticed = False
 
     @property
@@ -96,7 +96,7 @@ class Holds:
     def _describe(self, hold: Hold, seconds: float) -> str:
         busy = self._driver.is_busy(hold.record.dbapi_connection)
         state = "a statement runs in it" if busy else "it sits idle in its transaction"
-        taken = " < ".join(str(place) for place in own_places(hold.places)[:_SHOWN])
+        taken = " < ".join(str(place) for place in own_places_of(hold.trail)[:_SHOWN])
         text = f"a connection has been held for {seconds:.1f} s by {hold.route}: {state}"
         if not busy and hold.task is not None and not hold.task.done():
             awaited = coroutine_places(hold.task.get_coro())

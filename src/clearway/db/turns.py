@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from clearway.core.places import own_places
-from clearway.db.callers import current_task, place_of, places_above
+from clearway.db.callers import current_task, own_places_of, place_of, trail_above
 from clearway.errors import SessionShared
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class Turns:
             self._inside = None
 
     def _refusal(self, other: asyncio.Task[Any]) -> SessionShared:
-        own = own_places(places_above())
+        own = own_places_of(trail_above())
         here = str(own[0]) if own else "here"
         return SessionShared(
             f"two tasks use one session at the same time: {here}, while {place_of(other)} "

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine, event
 
 from clearway.core.places import Place, own_places
-from clearway.db.callers import places_above
+from clearway.db.callers import own_places_of, trail_above
 
 _CONTROL = re.compile(
     r"\s*(?:BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|START TRANSACTION|SET)\b", re.I
@@ -68,7 +68,7 @@ def _report(seen: Counter[tuple[str, str]], max: int) -> str:
 
 
 def _caller() -> str:
-    own = own_places(places_above()) or own_places(_places_here())
+    own = own_places_of(trail_above()) or own_places(_places_here())
     return str(own[0]) if own else "(no code of the application)"
 
 
