@@ -1,4 +1,4 @@
-"""The `get_db` that people have: its old body around our session, and what tests put in its place."""
+"""The `get_db` that people have around our session, and what tests put in its place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from clearway import Clearway, DbSession, ReadDbSession, Settings
 from clearway.db.database import read_dependency, session_dependency
 from db.schema import Item, names
-from support.asgi import serving
+from support.asgi import StartFailed, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -124,3 +124,32 @@ async def test_tests_put_their_own_session_in_place(table: str, settings: Settin
     async with aclosing(double), serving(app) as client:
         assert (await client.get("/")).json() == [True, True, True]
         assert road.lanes["db"].snapshot().admitted == 0
+
+
+async def test_what_is_overridden_needs_no_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start is not refused for a session that no handler will ever get."""
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    app = FastAPI()
+    Clearway(app, Settings())
+
+    def store(session: DbSession) -> AsyncSession:
+        return session
+
+    @app.get("/own")
+    def own(session: DbSession) -> bool:
+        return session is double
+
+    @app.get("/through")
+    async def through(session: AsyncSession = Depends(store)) -> bool:
+        return session is double
+
+    double = AsyncSession()
+    app.dependency_overrides[session_dependency] = lambda: double
+    async with aclosing(double), serving(app) as client:
+        assert (await client.get("/own")).json() is True
+        assert (await client.get("/through")).json() is True
+
+    app.dependency_overrides.clear()
+    with pytest.raises(StartFailed, match="CW20"):
+        async with serving(app):
+            pass
