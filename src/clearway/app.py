@@ -363,7 +363,7 @@ class Clearway:
     async def _open_database(self) -> None:
         if "clearway.db" not in sys.modules and self._engine is None:
             return
-        self.db.check(self.app.routes)
+        self.db.check(self.app.routes, self.app.dependency_overrides)
         threads = self._parts.get(Threads)
         if threads is not None:
             self.db.in_thread = threads.run

@@ -118,6 +118,18 @@ class OverBudget(StartError):
     code, title = "CW206", "Over the connection budget"
 
 
+class MigrationBusy(ClearwayError):
+    """Another process migrates the database, and did not end in time."""
+
+    code, title = "CW207", "Another process migrates the database"
+
+
+class MigrationBlocked(ClearwayError):
+    """A migration did not get a lock in time."""
+
+    code, title = "CW208", "A migration did not get a lock"
+
+
 # While waiting in a lane
 
 

@@ -83,14 +83,14 @@ async def test_whoever_was_cancelled_does_not_wait_for_a_server_that_is_frozen()
 async def test_a_rollback_on_a_wire_that_went_dead_is_given_up(database_url: str) -> None:
     """No answer comes to ROLLBACK: the wait for it is bounded, the connection is not used again."""
     async with wired(database_url) as (wire, url):
-        road = road_to(url, pool_size=1, max_overflow=0, statement_timeout=0.2)
+        road = road_to(url, pool_size=1, max_overflow=0, statement_timeout=0.2, wait_timeout=30)
         async with road:
             with pytest.raises(ZeroDivisionError):
-                async with asyncio.timeout(15), road.db.session() as session:
+                async with asyncio.timeout(30), road.db.session() as session:
                     await session.execute(text("select 1"))
                     wire.swallow()
                     raise ZeroDivisionError
-            async with asyncio.timeout(15), road.db.session() as session:
+            async with asyncio.timeout(30), road.db.session() as session:
                 assert await session.scalar(text("select 1")) == 1
 
 

@@ -31,6 +31,7 @@ from clearway.db.terms import TransactionSettings
 from clearway.db.threads import ThreadDatabase
 from clearway.db.usage import session_uses
 from clearway.errors import AsyncSessionInThread, DatabaseUrlMissing, EngineTwice, NotOpen
+from clearway.routing import Overrides
 from clearway.settings import DatabaseSettings
 
 _log = logging.getLogger("clearway.db")
@@ -209,8 +210,12 @@ class Database:
         self._source.set_in_each_transaction(settings)
         return settings
 
-    def check(self, routes: Iterable[BaseRoute]) -> None:
+    def check(self, routes: Iterable[BaseRoute], overrides: Overrides | None = None) -> None:
         """Refuse the start of an app that could not work.
+
+        Args:
+            routes: The app's.
+            overrides: Its `dependency_overrides`.
 
         Raises:
             DatabaseUrlMissing: A route takes a session and there is no database.
@@ -219,8 +224,8 @@ class Database:
         """
         asynchronous = [one for one in self._adopted if isinstance(one, Database)]
         sessions = {session_dependency, read_dependency, self.dependency}
-        uses = session_uses(routes, sessions)
-        theirs = session_uses(routes, {one.dependency for one in asynchronous})
+        uses = session_uses(routes, sessions, overrides)
+        theirs = session_uses(routes, {one.dependency for one in asynchronous}, overrides)
         for use in [*uses, *theirs]:
             if use.endpoint_in_thread:
                 raise AsyncSessionInThread(

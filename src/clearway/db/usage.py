@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.routing import BaseRoute
 
-from clearway.routing import endpoints
+from clearway.routing import Overrides, endpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,28 +28,40 @@ class Use:
     endpoint_in_thread: bool
 
 
-def session_uses(routes: Iterable[BaseRoute], sessions: set[Callable[..., Any]]) -> list[Use]:
+def session_uses(
+    routes: Iterable[BaseRoute],
+    sessions: set[Callable[..., Any]],
+    overrides: Overrides | None = None,
+) -> list[Use]:
     """Return every use of a session dependency.
 
     Args:
         routes: The app's routes; mounted applications are looked into.
         sessions: The dependency functions that give an asynchronous session.
+        overrides: The app's `dependency_overrides`: what is overridden takes no session.
     """
     return [
         use
-        for endpoint in endpoints(routes)
-        for use in _uses(endpoint.path, endpoint.dependant, sessions)
+        for endpoint in endpoints(routes, overrides)
+        for use in _uses(endpoint.path, endpoint.dependant, sessions, endpoint.overrides)
     ]
 
 
 def _uses(
-    path: str, dependant: Any, sessions: set[Callable[..., Any]], *, endpoint: bool = True
+    path: str,
+    dependant: Any,
+    sessions: set[Callable[..., Any]],
+    overrides: Overrides,
+    *,
+    endpoint: bool = True,
 ) -> Iterator[Use]:
     for child in dependant.dependencies:
-        if child.call in sessions and dependant.call is not None:
+        call = overrides.get(child.call, child.call)
+        if call in sessions and dependant.call is not None:
             name = getattr(dependant.call, "__qualname__", repr(dependant.call))
             yield Use(path, name, endpoint and _in_thread(dependant.call))
-        yield from _uses(path, child, sessions, endpoint=False)
+        if call is child.call:
+            yield from _uses(path, child, sessions, overrides, endpoint=False)
 
 
 def _in_thread(function: Callable[..., Any]) -> bool:
