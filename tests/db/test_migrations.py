@@ -100,9 +100,14 @@ async def test_who_waits_holds_no_index_up(table: str) -> None:
     async with migrating(table) as connection:
         waiting = asyncio.create_task(second())
         await connection.execution_options(isolation_level="AUTOCOMMIT")
-        seen = "select count(*) from pg_stat_activity where application_name like 'migrations%'"
-        async with asyncio.timeout(30):
-            while (await connection.scalar(text(seen)) or 0) < 2:
+        other = (
+            "select max(state_change) from pg_stat_activity where pid <> pg_backend_pid() "
+            "and datname = current_database() and application_name like 'migrations%'"
+        )
+        seen: set[object] = set()
+        async with asyncio.timeout(15):
+            while len(seen) < 15:  # it asks again and again, where a blocked one would be still
+                seen.add(await connection.scalar(text(other)))
                 await asyncio.sleep(0.01)
             await connection.execute(text("create index concurrently on item (parent_id)"))
     async with asyncio.timeout(30):
