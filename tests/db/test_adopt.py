@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
 from sqlalchemy import Engine, create_engine, insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 from sqlmodel import Field, SQLModel
@@ -25,6 +26,15 @@ from support.asgi import StartFailed, serving
 from support.waiting import until
 
 pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def plainly(url: str) -> AsyncIterator[AsyncConnection]:
+    """Give a connection in AUTOCOMMIT."""
+    engine = create_async_engine(url_for(url, "asyncpg"), isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        yield connection
+    await engine.dispose()
 
 
 class Hero(SQLModel, table=True):
@@ -297,3 +307,77 @@ async def test_a_session_class_that_cannot_be_used_stops_the_start(
     with pytest.raises(SessionClassInvalid):
         async with road:
             pass
+
+
+def enforcing(settings: Settings, seconds: float) -> Settings:
+    """Return settings that cancel a request at its deadline."""
+    request = settings.request.model_copy(update={"timeout": seconds, "timeout_mode": "enforce"})
+    return settings.model_copy(update={"request": request})
+
+
+async def test_a_def_endpoint_past_its_deadline_leaves_no_transaction_open(
+    table: str, settings: Settings, blocking: Engine
+) -> None:
+    """The answer may come late, but rolled back or committed it is, and the connection is back."""
+    app = FastAPI()
+    road = Clearway(app, enforcing(settings, 0.3))
+    other = road.db.adopt(blocking, "blocking")
+
+    @app.post("/{name}")
+    def create(name: str, session: Session = Depends(other.dependency)) -> None:
+        session.add(Item(name=name))
+        session.flush()
+        time.sleep(0.6)
+
+    async with serving(app) as client:
+        answers = [await client.post(f"/{name}") for name in "ab"]
+        await until(lambda: road.lanes["db.blocking"].snapshot().in_use == 0)
+
+    good = [name for name, answer in zip("ab", answers, strict=True) if answer.status_code == 200]
+    assert await names(table) == good
+
+
+async def test_a_slow_commit_in_a_thread_is_awaited(
+    table: str, settings: Settings, blocking: Engine
+) -> None:
+    """No deadline cuts the wait for a COMMIT that is on its way: 200 and stored."""
+    async with plainly(table) as admin:
+        await admin.execute(
+            text(
+                "create function slow() returns trigger language plpgsql as "
+                "$$ begin perform pg_sleep(0.8); return null; end $$"
+            )
+        )
+        await admin.execute(
+            text(
+                "create constraint trigger slow after insert on item deferrable initially "
+                "deferred for each row execute function slow()"
+            )
+        )
+    app = FastAPI()
+    road = Clearway(app, enforcing(settings, 0.4))
+    other = road.db.adopt(blocking, "blocking")
+
+    @app.post("/")
+    def create(session: Session = Depends(other.dependency)) -> None:
+        session.add(Item(name="a"))
+
+    async with serving(app) as client:
+        assert (await client.post("/")).status_code == 200
+    assert await names(table) == ["a"]
+
+
+async def test_an_adopted_engine_keeps_its_places_over_many_starts(
+    table: str, settings: Settings, reports: AsyncEngine
+) -> None:
+    """A query that was cancelled just before the shutdown costs the next start nothing."""
+    for _ in range(3):
+        road = Clearway(FastAPI(), settings)
+        other = road.db.adopt(reports, "reports")
+        async with road:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.2), other.session() as session:
+                    await session.execute(text("select pg_sleep(20)"))
+    pool = reports.sync_engine.pool
+    assert isinstance(pool, QueuePool)
+    assert pool.checkedout() == 0

@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from clearway.db.budget import Numbers, assess, process_name
@@ -228,3 +229,28 @@ def test_the_mark_is_stable_and_fits() -> None:
     assert process_name("shop") == process_name("shop")
     assert process_name("shop").startswith("shop#")
     assert len(process_name("ü" * 63).encode()) <= 63
+
+
+async def test_a_name_in_the_url_is_ours_too(small: EmbeddedPostgres) -> None:
+    """`?application_name=shop` is the name before the mark: our own are not taken for others."""
+    url = f"{small.url}?application_name=shop"
+    async with road_to(url, pool_size=4, max_overflow=0) as road:
+        async with road.db.session() as one, road.db.session() as two:
+            for session in (one, two):
+                name = await session.scalar(text("select current_setting('application_name')"))
+                assert str(name).startswith("shop#")
+        budget = road.db.budget
+        assert budget is not None
+        assert budget.processes == 1
+        assert "- 0 of others" in budget.arithmetic
+
+
+async def test_reads_on_the_same_server_are_part_of_the_plan(small: EmbeddedPostgres) -> None:
+    """Both pools together keep within what is left, each by its part."""
+    async with road_to(
+        small.url, pool_size=20, max_overflow=0, read_url=small.url, min_size=0
+    ) as road:
+        budget = road.db.budget
+        assert budget is not None
+        assert budget.wanted == 40
+        assert [road.lanes[name].capacity for name in ("db", "db.read")] == [10, 10]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from datetime import date
 from decimal import Decimal
@@ -21,7 +23,9 @@ from clearway import Clearway, ReadDbSession, Settings
 from clearway.core.deadline import Deadline
 from clearway.core.journey import Journey, travelling
 from clearway.db import copy_csv, copy_rows
+from clearway.dev.postgres import EmbeddedPostgres
 from clearway.errors import CopyInvalid, DeadlineExceeded, ReadOnlySession
+from db.roads import road_to
 from support.asgi import serving
 from support.waiting import until
 
@@ -261,3 +265,36 @@ async def test_a_read_session_copies_nothing(settings: Settings) -> None:
         await client.get("/")
 
     assert len(errors) == 1
+
+
+async def test_a_cancelled_copy_does_not_wait_for_a_server_that_is_frozen() -> None:
+    """The backend is stopped in the middle: whoever was cancelled is back at once."""
+    with EmbeddedPostgres() as server:
+        road = road_to(server.url, pool_size=2, budget="off", min_size=0)
+        frozen: list[int] = []
+
+        async def rows(pid: int) -> AsyncIterator[dict[str, object]]:
+            for number in range(2000):
+                yield payment(number)
+            os.kill(pid, signal.SIGSTOP)
+            frozen.append(pid)
+            await asyncio.sleep(60)
+
+        async def work() -> None:
+            async with road.db.session() as session:
+                pid = await session.scalar(text("select pg_backend_pid()"))
+                assert isinstance(pid, int)
+                await copy_rows(session, Payment, rows(pid))
+
+        async with road:
+            async with road.db.engine.begin() as connection:
+                await connection.run_sync(Base.metadata.create_all)
+            task = asyncio.create_task(work())
+            await until(lambda: bool(frozen))
+            try:
+                task.cancel()
+                done, _ = await asyncio.wait([task], timeout=15)
+                assert done
+                assert task.cancelled()
+            finally:
+                os.kill(frozen[0], signal.SIGCONT)

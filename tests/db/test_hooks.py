@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 
@@ -171,3 +172,42 @@ async def test_a_session_that_is_not_ours_is_refused() -> None:
     async with AsyncSession() as session:
         with pytest.raises(SessionUnknown, match="nobody tells us"):
             after_commit(session, print)
+
+
+@pytest.mark.parametrize("how", ["close", "invalidate", "reset", "rollback"])
+async def test_a_hook_is_dropped_however_the_transaction_is_given_up(
+    table: str, settings: Settings, how: str
+) -> None:
+    """Nothing was committed, so nothing is due, although the block ends well."""
+    said = Said(table)
+    road = Clearway(FastAPI(), settings)
+
+    async with road, road.db.session() as session:
+        await session.execute(insert(Item).values(name="a"))
+        after_commit(session, said.say, "stored")
+        await getattr(session, how)()
+
+    assert said.words == []
+    assert await names(table) == []
+
+
+async def test_a_hook_of_a_cancelled_task_is_an_error_like_any_other(
+    table: str, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody has cancelled us: it is logged, and the next one runs."""
+    said = Said(table)
+    road = Clearway(FastAPI(), settings)
+
+    async def awaits_a_cancelled_task() -> None:
+        task = asyncio.create_task(asyncio.sleep(60))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    with caplog.at_level(logging.ERROR, "clearway.db"):
+        async with road, road.db.session() as session:
+            after_commit(session, awaits_a_cancelled_task)
+            after_commit(session, said.say, "still")
+
+    assert said.words == ["still"]
+    assert "awaits_a_cancelled_task failed" in caplog.text

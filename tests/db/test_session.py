@@ -335,7 +335,35 @@ async def test_a_read_session_refuses_to_write(
 
 
 @pytest.mark.parametrize(
-    "sql", ["select 1", "  WITH x as (select 1) select * from x", "(values (1))", "show all",
+    "sql",
+    [
+        "select 1; insert into item (name) values ('x')",
+        "select ';'; delete from item",
+        "with x as (insert into item (name) values ('x') returning id) select * from x",
+        "with x as (select 1) delete from item",
+        "with x as materialized ( Update item set name = 'x' returning id) select 1",
+    ],
+)
+async def test_a_write_behind_a_read_is_refused(table: str, settings: Settings, sql: str) -> None:
+    """A second statement, and a part of a WITH that writes, which AUTOCOMMIT would store."""
+    app = FastAPI()
+    Clearway(app, settings)
+
+    @app.get("/")
+    async def read(session: ReadDbSession) -> None:
+        await session.execute(text(sql))
+
+    async with serving(app) as client:
+        answer = await client.get("/")
+
+    assert answer.json()["code"] == ReadOnlySession.code
+    assert await names(table) == []
+
+
+@pytest.mark.parametrize(
+    "sql", ["select 1; ", "select 'a; delete', \"a;b\" from (select 1 as \"a;b\") x",
+            "select $$;x$$", "with x as (select 'a (insert b' as y) select * from x",
+            "select 1", "  WITH x as (select 1) select * from x", "(values (1))", "show all",
             "-- why\n select 1", "/* a\n b */ select 1"]
 )  # fmt: skip
 async def test_a_read_session_reads(table: str, settings: Settings, sql: str) -> None:

@@ -12,9 +12,10 @@ import asyncpg
 import pytest
 from fastapi import BackgroundTasks, FastAPI, WebSocket
 from fastapi.responses import StreamingResponse
-from sqlalchemy import insert, select, text
+from sqlalchemy import event, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from clearway import Clearway, DbSession, ReadDbSession, Settings
@@ -389,3 +390,26 @@ def test_a_websocket_takes_a_session_for_each_message(table: str, settings: Sett
         assert ws.receive_json() == ["one"]
         ws.send_text("two")
         assert ws.receive_json() == ["one", "two"]
+
+
+async def test_a_listener_of_the_apps_own_that_fails_after_the_commit_denies_nothing(
+    table: str, settings: Settings
+) -> None:
+    """The row is stored, so the answer does not say that nothing was."""
+    app = FastAPI()
+    Clearway(app, settings)
+
+    @app.post("/")
+    async def create(session: DbSession) -> None:
+        def fails(session: Session) -> None:
+            raise ZeroDivisionError
+
+        event.listen(session.sync_session, "after_commit", fails)
+        await session.execute(insert(Item).values(name="a"))
+
+    async with serving(app) as client:
+        answer = await client.post("/")
+
+    assert answer.status_code == 500
+    assert "nothing was stored" not in answer.text
+    assert await names(table) == ["a"]

@@ -129,6 +129,35 @@ async def test_a_tenant_that_cannot_be_set_poisons_no_connection(database_url: s
                 assert await session.scalar(text("select 1")) == 1
 
 
+async def test_a_tenant_that_nobody_knows_poisons_no_connection(database_url: str) -> None:
+    """The function raises: so does the statement, and the next transaction is a sound one."""
+    road = road_to(database_url, pool_size=1, max_overflow=0)
+    known = True
+
+    @road.db.set_in_each_transaction
+    def tenant() -> dict[str, str]:
+        if not known:
+            raise LookupError("no tenant")
+        return {"app.tenant": "acme"}
+
+    async with road:
+        for known in (True, False, True, True):
+            try:
+                async with road.db.session() as session:
+                    await session.execute(text("select 1"))
+            except LookupError:
+                assert not known
+
+
+async def test_a_search_path_stays_a_list(database_url: str) -> None:
+    """Two schemas are two, not one with a comma in its name."""
+    road = road_to(database_url)
+    road.db.set_in_each_transaction(lambda: {"search_path": "pg_catalog, public"})
+    async with road, road.db.session() as session:
+        schemas = await session.scalar(text("select current_schemas(false)::text"))
+        assert schemas == "{pg_catalog,public}"
+
+
 @pytest.mark.parametrize("name", ["app.tenant; drop table x", "", "a.b.c", "1a"])
 async def test_the_name_of_a_setting_cannot_carry_sql(database_url: str, name: str) -> None:
     """Only a name is one; the value is quoted."""
@@ -160,7 +189,7 @@ def test_a_start_up_parameter_that_is_refused_is_left_out(
         assert terms.leave_out(state, said) is left
 
     assert ("lock_timeout" in terms.startup) is not left
-    assert ("SET LOCAL lock_timeout" in terms.begin()) is with_begin
+    assert ("set_config('lock_timeout'" in terms.begin()) is with_begin
     assert bool(caplog.records) is left
 
 
@@ -172,7 +201,7 @@ def test_psycopgs_start_up_options_are_refused_together() -> None:
     assert terms.leave_out("08P01", "unsupported startup parameter: options")
 
     assert not terms.startup
-    assert all(f"SET LOCAL {name} " in terms.begin() for name in names)
+    assert all(f"set_config('{name}'" in terms.begin() for name in names)
 
 
 def test_connects_that_race_are_refused_once_each_and_go_on() -> None:

@@ -16,6 +16,7 @@ from clearway import Clearway, DbSession, ReadDbSession, Settings
 from clearway.errors import SessionEnded, SessionShared
 from db.schema import Item, names
 from support.asgi import serving
+from support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -205,3 +206,25 @@ async def test_a_block_that_outlives_the_app_is_named(
     assert (
         "in test_a_block_that_outlives_the_app_is_named.<locals>.forgotten" in record.getMessage()
     )
+
+
+async def test_a_task_that_is_left_behind_while_it_connects_keeps_nothing(
+    table: str, settings: Settings
+) -> None:
+    """The handler answers while the orphan is at it: a 500, nothing stored, nothing kept."""
+    app = FastAPI()
+    road = Clearway(app, settings)
+    left: list[asyncio.Task[object]] = []
+
+    @app.post("/")
+    async def create(session: DbSession) -> None:
+        orphan = asyncio.create_task(session.execute(insert(Item).values(name="orphan")))
+        left.append(orphan)
+        await asyncio.sleep(0)
+
+    async with serving(app) as client:
+        answer = await client.post("/")
+        await asyncio.wait(left)
+        await until(lambda: road.lanes["db"].snapshot().in_use == 0)
+        assert answer.status_code == 500
+    assert await names(table) == []

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal
@@ -142,6 +143,27 @@ def assess(numbers: Numbers, wanted: int, processes: int = 1) -> Budget:
     return Budget(wanted, processes, room, room // processes, arithmetic)
 
 
+class Planned:
+    """What one process opens on one server: the pool that asks, and the lanes that share.
+
+    Args:
+        engine: Asks the server.
+        driver: Of the engine.
+        lanes: All that lead to this server; their capacities now are what is wanted.
+    """
+
+    def __init__(self, engine: AsyncEngine, driver: Driver, lanes: Sequence[Lane]) -> None:
+        self.engine = engine
+        self.driver = driver
+        self._lanes = [(lane, lane.capacity) for lane in lanes if lane.capacity is not None]
+        self.wanted = sum(capacity for _, capacity in self._lanes)
+
+    def resize(self, grant: int) -> None:
+        """Share a number of connections among the lanes, by what each wanted; one at least."""
+        for lane, capacity in self._lanes:
+            lane.resize(max(1, grant * capacity // self.wanted))
+
+
 class BudgetKeeper:
     """Hold one pool to its share, at the start and then every minute.
 
@@ -162,32 +184,30 @@ class BudgetKeeper:
         self._said: str | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def check(self, engine: AsyncEngine, driver: Driver, lane: Lane) -> None:
+    async def check(self, pool: Planned) -> None:
         """Look before the start; a server that is down or slow stops nothing.
 
         Raises:
             OverBudget: `enforce`, and it is; or not even one connection is left for each process.
         """
-        if self._mode == "off" or lane.capacity is None:
+        if self._mode == "off" or not pool.wanted:
             return
-        budget = await self._look(engine, driver, lane, lane.capacity)
+        budget = await self._look(pool)
         if budget is None or self._mode == "warn":
             return
         if budget.share < 1 or (self._mode == "enforce" and not budget.fits):
             raise OverBudget(f"over the connection budget: {budget}", fix=_WAYS_OUT)
 
-    def start(self, engine: AsyncEngine, driver: Driver, lane: Lane, wanted: int | None) -> None:
+    def start(self, pool: Planned) -> None:
         """Look from time to time from now on, on the running loop."""
-        if self._mode == "off" or wanted is None:
+        if self._mode == "off" or not pool.wanted:
             return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return
         self._task = loop.create_task(
-            self._run(engine, driver, lane, wanted),
-            name="clearway connection budget",
-            context=contextvars.Context(),
+            self._run(pool), name="clearway connection budget", context=contextvars.Context()
         )
 
     async def stop(self) -> None:
@@ -197,20 +217,18 @@ class BudgetKeeper:
             task.cancel()
             await asyncio.wait([task])
 
-    async def _run(self, engine: AsyncEngine, driver: Driver, lane: Lane, wanted: int) -> None:
+    async def _run(self, pool: Planned) -> None:
         while True:
             if self.last is None:
-                await self._look(engine, driver, lane, wanted)
+                await self._look(pool)
             await asyncio.sleep(_EVERY)
-            await self._look(engine, driver, lane, wanted)
+            await self._look(pool)
 
-    async def _look(
-        self, engine: AsyncEngine, driver: Driver, lane: Lane, wanted: int
-    ) -> Budget | None:
+    async def _look(self, pool: Planned) -> Budget | None:
         upkeep = UPKEEP.set(True)
         try:
             async with asyncio.timeout(_WITHIN):
-                numbers = await self._ask(engine, driver)
+                numbers = await self._ask(pool.engine, pool.driver)
         except (ClearwayError, SQLAlchemyError, OSError) as error:
             _log.debug("the connection budget could not be looked at: %s", error)
             return None
@@ -222,9 +240,9 @@ class BudgetKeeper:
                 "left cannot be known, the pooler's own limits hold"
             )
             return None
-        budget = self.last = assess(numbers, wanted, self._processes)
+        budget = self.last = assess(numbers, pool.wanted, self._processes)
         if self._mode == "fit":
-            lane.resize(budget.grant)
+            pool.resize(budget.grant)
         if budget.fits:
             self._said = None
         else:

@@ -249,7 +249,8 @@ class Database:
         """
         try:
             for adopted in self._adopted:
-                adopted.in_thread = self.in_thread
+                if isinstance(adopted, Database):
+                    adopted.in_thread = self.in_thread
                 await adopted.open()
             if self.configured:
                 self._attach()

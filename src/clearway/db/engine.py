@@ -13,7 +13,7 @@ from sqlalchemy.engine import Dialect, ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
-from sqlalchemy.util import await_only
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from clearway.core.journey import current_journey
 from clearway.db.budget import process_name
@@ -48,7 +48,7 @@ def make_engine(url: str, settings: DatabaseSettings, service: str) -> AsyncEngi
         address,
         connect_args=driver.service(
             arguments,
-            {"application_name": process_name(service), **server},
+            {**server, "application_name": process_name(service)},
             settings.connect_timeout,
         ),
         pool_size=settings.pool_size,
@@ -127,8 +127,12 @@ class Attachment:
     async def stop(self) -> None:
         """Close the connections of our own engine, and give the engine back as it was."""
         await self._keeper.stop()
+        pool = self.engine.sync_engine.pool
         if self._ours:
             await self.engine.dispose()
+        elif isinstance(pool, LanePool):
+            await greenlet_spawn(pool.endings.wait)
+            await asyncio.sleep(0)  # until those that have ended are back in the pool
         for name, listener in self._listeners:
             event.remove(self.engine.sync_engine, name, listener)
         take_lane_away(self.engine.sync_engine.pool)

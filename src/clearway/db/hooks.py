@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
@@ -106,7 +107,10 @@ class Hooks:
                 result = await in_thread(hook.call) if plain else hook.call()
                 if inspect.isawaitable(result):
                     await result
-            except Exception:  # noqa: BLE001 - the user's code raises anything; it is logged
+            except (Exception, asyncio.CancelledError):
+                # Of a task that somebody else has cancelled it is an error like any other.
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise
                 _log.exception("after_commit: %s failed", hook.name)
 
 

@@ -45,6 +45,7 @@ class LanePool(AsyncAdaptedQueuePool):
     holds: Holds
     endings: Endings
     users: int
+    gone: bool = False
 
     def _do_get(self) -> ConnectionPoolEntry:  # touchpoint: sqlalchemy-pool
         permit = self.lane.reserve() if UPKEEP.get() else self.lane.try_acquire()
@@ -64,6 +65,8 @@ class LanePool(AsyncAdaptedQueuePool):
         permit: Permit | None = own.pop(_PERMIT, None)
         self.holds.end(own.pop(_HOLD, None))
         record.info[IDLE_SINCE] = time.monotonic()
+        if self.gone:
+            record.close()  # nobody will ask this pool again
         ending = self.endings.of(record)
         if ending is None:
             self._put_back(record, permit)
@@ -93,6 +96,7 @@ class LanePool(AsyncAdaptedQueuePool):
 
     def dispose(self) -> None:
         """Close what is idle, and wait until it has ended."""
+        self.gone = True
         super().dispose()
         self.endings.wait()
 

@@ -14,6 +14,9 @@ from clearway.errors import ReadOnlySession
 
 _BEFORE = re.compile(r"[\s(]+|/\*.*?\*/|--[^\n]*(?:\n|$)", re.S)
 _READS = re.compile(r"(?:select|with|values|show)\b", re.I)
+_QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|(\$\w*\$).*?\1", re.S)
+_SECOND = re.compile(r";\s*[^\s;]")
+_WRITES = re.compile(r"[()]\s*(?:insert|update|delete|merge)\b", re.I)
 _WRITE_FIX = "take a DbSession where you write"
 
 
@@ -59,10 +62,20 @@ def refuse_writes(sql: str) -> None:
     start = 0
     while skipped := _BEFORE.match(sql, start):
         start = skipped.end()
-    if not _READS.match(sql, start):
+    found = _READS.match(sql, start)
+    if found is None or _hides_a_write(sql, found.group()):
         raise ReadOnlySession(
             f"a read session was asked to run {sql.strip()[:60]!r}", fix=_WRITE_FIX
         )
+
+
+def _hides_a_write(sql: str, first: str) -> bool:
+    """Say whether a second statement follows, or a part of a WITH is an INSERT, say."""
+    with_parts = first.lower() == "with"
+    if not with_parts and ";" not in sql:
+        return False
+    bare = _QUOTED.sub("''", sql)
+    return bool(_SECOND.search(bare) or (with_parts and _WRITES.search(bare)))
 
 
 @event.listens_for(ReadSession, "do_orm_execute")

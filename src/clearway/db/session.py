@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
@@ -57,6 +58,7 @@ class UnitOfWork:
         self._connection: Connection | None = None
         self._joined: Connection | None = None
         self._hooks: Hooks | None = None
+        self._settling = False
         self._over = False
         self._engine = engine
         self._expire = expire
@@ -121,6 +123,7 @@ class UnitOfWork:
                     await self._commit(self._session)
                 self._committed()
         finally:
+            self._settling = True
             try:
                 if self._session is not None:
                     await _end(self._session, self._session.in_transaction(), connection)
@@ -148,7 +151,7 @@ class UnitOfWork:
             raise commit_error(error, sent=False) from error
         try:
             await session.commit()
-        except Exception as error:
+        except (SQLAlchemyError, OSError) as error:  # not what a listener of the app's raises
             raise commit_error(error, sent=True) from error
 
     def _checked(self) -> bool:
@@ -198,10 +201,17 @@ class UnitOfWork:
         return self._joined or reader
 
     def _began(self, connection: Connection) -> None:
+        if self._settling:
+            # A task that was left behind has only now got its connection, and nobody else
+            # would give it back.
+            _drop(connection)
+            self._over = True
+            self.refuse_if_over()
         self._connection = connection
 
-    def _ended(self) -> None:
+    def _ended(self, transaction: SessionTransaction) -> None:
         self._connection = None
+        self._rolled_back(transaction)  # `close` and `reset` tell of it nowhere else
 
     def _committed(self) -> None:
         if self._hooks is not None:
@@ -227,7 +237,8 @@ async def _end(session: AsyncSession, tells: bool, connection: Connection | None
             await session.close()  # as it is, without a task of its own: 8 % of a read's CPU
     except (SQLAlchemyError, OSError):
         # The connection died, and its transaction with it: nothing is left to roll back.
-        await session.invalidate()
+        with suppress(SQLAlchemyError):
+            await session.invalidate()
         if connection is not None and not connection.closed:
             # A task that was left behind is in a statement: asyncpg refuses the ROLLBACK, and
             # SQLAlchemy then forgets the connection without giving it back.
@@ -272,7 +283,7 @@ def _unit_began(session: Session, _: SessionTransaction, connection: Connection)
 @event.listens_for(_UnitSession, "after_transaction_end")
 def _unit_ended(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
-        session.info["unit"]._ended()
+        session.info["unit"]._ended(transaction)
 
 
 @event.listens_for(_UnitSession, "after_commit")

@@ -9,12 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from clearway.core.histogram import HistogramSnapshot
 from clearway.core.lane import Lane
-from clearway.db.budget import Budget, BudgetKeeper
+from clearway.db.budget import Budget, BudgetKeeper, Planned
 from clearway.db.engine import Attachment, make_engine
 from clearway.db.pool import LanePool
 from clearway.db.reading import guard_engine
 from clearway.db.snapshot import Meter, PoolSnapshot
 from clearway.db.terms import TransactionSettings
+from clearway.db.url import named_in
 from clearway.errors import NotOpen
 from clearway.settings import DatabaseSettings
 
@@ -47,9 +48,11 @@ class Source:
         self.meter: Meter | None = None
         self.transaction_settings: TransactionSettings | None = None
         self._settings = settings
-        self._service = service
+        # What the URL says is the name by which its owner looks for the connections.
+        url = settings.url.get_secret_value() if settings.url is not None else ""
+        service = self._service = named_in(url) or service
         self._budget = BudgetKeeper(settings.budget, service, processes)
-        self._wanted: int | None = None
+        self._planned: Planned | None = None
         self._writing: Attachment | None = None
         self._reading: Attachment | None = None
         self._reader: AsyncEngine | None = None
@@ -155,7 +158,7 @@ class Source:
             attachment.terms.transaction_settings = self.transaction_settings
             if self.meter is not None and attachment.lane is not None:
                 attachment.on_connect = self.meter.listen(attachment.lane)
-        self._wanted = None if self.lane is None else self.lane.capacity
+        self._planned = self._plan()
 
     async def check_budget(self) -> None:
         """Look at the connection budget before the start.
@@ -163,22 +166,26 @@ class Source:
         Raises:
             OverBudget: The server has too few connections left.
         """
-        own = self._planned
-        if own is not None and own.lane is not None:
-            await self._budget.check(own.engine, own.driver, own.lane)
+        if self._planned is not None:
+            await self._budget.check(self._planned)
 
     def start(self) -> None:
         """Begin to look after the pools, on the running loop."""
         for attachment in self.attachments:
             attachment.start()
-        own = self._planned
-        if own is not None and own.lane is not None:
-            self._budget.start(own.engine, own.driver, own.lane, self._wanted)
+        if self._planned is not None:
+            self._budget.start(self._planned)
 
-    @property
-    def _planned(self) -> Attachment | None:
-        # Under the app's own application_name nobody could tell who is who.
-        return self._writing if self.given is None else None
+    def _plan(self) -> Planned | None:
+        writing, reading = self._writing, self._reading
+        if writing is None or writing.lane is None or self.given is not None:
+            return None  # under the app's own application_name nobody could tell who is who
+        lanes = [writing.lane]
+        if reading is not None and reading.lane is not None:
+            here, there = writing.engine.url, reading.engine.url
+            if (here.host, here.port) == (there.host, there.port):
+                lanes.append(reading.lane)
+        return Planned(writing.engine, writing.driver, lanes)
 
     async def close(self) -> None:
         """Close the connections of our own engines, and give the app's back."""

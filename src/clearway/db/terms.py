@@ -125,7 +125,8 @@ def _set_local(name: str, value: str) -> str:
         raise ValueError(f"the value for {name} has a NUL byte in it")
     # E'' whatever standard_conforming_strings says.
     quoted = value.replace("\\", "\\\\").replace("'", "''")
-    return f"SET LOCAL {name} = E'{quoted}';"
+    # As SET LOCAL does it, but a list (`search_path`) stays a list.
+    return f"SELECT set_config('{name}', E'{quoted}', true);"
 
 
 def _milliseconds(seconds: float) -> str:

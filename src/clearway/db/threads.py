@@ -19,7 +19,6 @@ from clearway.core.journey import Journey
 from clearway.core.lane import Lane, Permit
 from clearway.db.dependencies import journey_of_request
 from clearway.db.faults import commit_error, connect_error, state_in_text
-from clearway.db.hooks import InThread
 from clearway.db.pool import POOL_FIX
 from clearway.db.snapshot import Meter, PoolSnapshot
 from clearway.db.url import shown
@@ -91,7 +90,6 @@ class ThreadDatabase:
 
     Attributes:
         engine: The engine.
-        in_thread: Calls what blocks off the loop.
         lane: None before the start, and for a pool that bounds nothing.
     """
 
@@ -103,7 +101,6 @@ class ThreadDatabase:
         session_class: type[Session] = Session,
     ) -> None:
         self.engine = engine
-        self.in_thread: InThread = asyncio.to_thread
         self.lane: Lane | None = None
         self._meter: Meter | None = None
         self._settings = settings
@@ -173,7 +170,7 @@ class ThreadDatabase:
             )
         unit = journey.units.get(self)
         if not isinstance(unit, ThreadUnit):
-            unit = journey.units[self] = ThreadUnit(self._new_session(), self.in_thread)
+            unit = journey.units[self] = ThreadUnit(self._new_session())
             journey.before_response.append(unit.settle)
         return unit
 
@@ -184,7 +181,7 @@ class ThreadDatabase:
         Raises:
             CommitFailed: The COMMIT at the end of the block failed.
         """
-        unit = ThreadUnit(self._new_session(), self.in_thread)
+        unit = ThreadUnit(self._new_session())
         try:
             yield unit.session
         except BaseException:
@@ -214,9 +211,8 @@ class ThreadDatabase:
 class ThreadUnit:
     """One session and one transaction of one journey, for code that blocks."""
 
-    def __init__(self, session: Session, in_thread: InThread) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
-        self._in_thread = in_thread
 
     async def settle(self, commit: bool) -> None:
         """Commit or roll back in a thread, and close the session for good.
@@ -224,10 +220,12 @@ class ThreadUnit:
         Raises:
             CommitFailed: Nothing was stored, or nobody can know (`CommitUnknown`).
         """
-        if self.session.in_transaction():
-            await self._in_thread(lambda: self.settle_here(commit))
-        else:
+        if not self.session.in_transaction():
             self.session.close()
+            return
+        # Neither a full lane nor a deadline may keep a transaction from its end, and a COMMIT
+        # that is on its way has to be awaited: a thread beside the lane, whatever is cancelled.
+        await asyncio.shield(asyncio.create_task(asyncio.to_thread(self.settle_here, commit)))
 
     def settle_here(self, commit: bool) -> None:
         """Do what `settle` does, in this thread."""

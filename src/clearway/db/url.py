@@ -134,6 +134,15 @@ def _argument(name: str, value: str, driver: str) -> dict[str, object]:
     )
 
 
+def named_in(text: str) -> str | None:
+    """Return the application_name that a URL gives, None where it gives none or cannot be read."""
+    try:
+        name = make_url(text).query.get("application_name")
+    except (ArgumentError, ValueError):
+        return None
+    return name if isinstance(name, str) else None
+
+
 def shown(url: URL) -> str:
     """Return the address for messages: host, port and database, never the password."""
     return f"{url.host or 'localhost'}:{url.port or 5432}/{url.database}"

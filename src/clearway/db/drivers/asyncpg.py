@@ -53,7 +53,11 @@ class CheckedConnection(asyncpg.Connection):
         return tag
 
     async def _begin(self, query: str, terms: Terms) -> str:
-        along = terms.begin()
+        try:
+            along = terms.begin()
+        except BaseException:
+            self._top_xact = None  # nothing has begun
+            raise
         try:
             return await super().execute(query + along, timeout=terms.patience)
         except asyncpg.PostgresError:

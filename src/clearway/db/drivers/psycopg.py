@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from math import ceil
@@ -181,11 +181,11 @@ class _Psycopg:
         columns: Sequence[str],
         rows: AsyncIterable[Sequence[object]],
     ) -> int:
-        async with connection.cursor() as cursor:
-            async with cursor.copy(_copy_from(schema, table, columns)) as copy:
-                async for row in rows:
-                    await copy.write_row(row)
-            return int(cursor.rowcount)
+        async def feed(copy: psycopg.AsyncCopy) -> None:
+            async for row in rows:
+                await copy.write_row(row)
+
+        return await _copy(connection, _copy_from(schema, table, columns), feed)
 
     async def copy_csv(
         self,
@@ -197,11 +197,12 @@ class _Psycopg:
         header: bool,
     ) -> int:
         form = SQL(" (FORMAT csv, HEADER)" if header else " (FORMAT csv)")
-        async with connection.cursor() as cursor:
-            async with cursor.copy(_copy_from(schema, table, columns) + form) as copy:
-                async for chunk in source:
-                    await copy.write(chunk)
-            return int(cursor.rowcount)
+
+        async def feed(copy: psycopg.AsyncCopy) -> None:
+            async for chunk in source:
+                await copy.write(chunk)
+
+        return await _copy(connection, _copy_from(schema, table, columns) + form, feed)
 
     async def ping(self, connection: Any) -> None:
         async with asyncio.timeout(PING_WITHIN):
@@ -219,6 +220,27 @@ class _Psycopg:
 
     def abort(self, connection: Any) -> None:
         connection.pgconn.finish()
+
+
+async def _copy(
+    connection: Any, statement: Composed, feed: Callable[[psycopg.AsyncCopy], Awaitable[None]]
+) -> int:
+    """Copy what is fed; one that is cancelled is cut off: its end would wait for the server."""
+    cut = False
+    async with connection.cursor() as cursor:
+        try:
+            async with cursor.copy(statement) as copy:
+                try:
+                    await feed(copy)
+                except asyncio.CancelledError:
+                    cut = True
+                    connection.pgconn.finish()
+                    raise
+        except psycopg.Error as error:
+            if cut:
+                raise asyncio.CancelledError from error
+            raise
+        return int(cursor.rowcount)
 
 
 def _copy_from(schema: str | None, table: str, columns: Sequence[str]) -> Composed:
