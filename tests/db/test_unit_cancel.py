@@ -175,7 +175,8 @@ async def test_a_request_that_is_cancelled_anywhere_stores_all_or_nothing(
         states = await backends(table)
 
     gc.collect()  # a connection that nobody gave back would say so now
-    assert False in stored
+    # AnyIO asks again at the next turn of the loop, by which time uvloop may have the answer.
+    assert way is again_and_again or False in stored
     assert stored[-1] is True
     assert ran[-1] == name
     assert len(states) <= 2

@@ -8,7 +8,7 @@ import logging
 import secrets
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from clearway import Clearway, DbSession, ReadDbSession, Settings
 from clearway.dev.postgres import EmbeddedPostgres
-from clearway.errors import JobArgumentsInvalid, NotOpen, StoreUnfit
+from clearway.errors import JobArgumentsInvalid, NotOpen, ServerFull, StoreUnfit
 from clearway.jobs.store import Store, statements
 from jobs.conftest import as_sqlalchemy
 from jobs.declared import Invoice, archive, look, note, render, say
@@ -627,8 +627,14 @@ async def test_a_server_that_is_full_does_not_stop_the_start(
         async with road_to(as_role(table, role)) as road:
             assert "accepts no more connections" in caplog.text
             await execute(table, f"ALTER ROLE {role[0]} CONNECTION LIMIT -1")
-            async with road.db.session() as session:
-                await note.enqueue(session, 1)
+            enqueued = False
+            async with asyncio.timeout(PATIENCE):
+                while not enqueued:
+                    with suppress(ServerFull):  # it is not asked again for a moment
+                        async with road.db.session() as session:
+                            await note.enqueue(session, 1)
+                            enqueued = True
+                    await asyncio.sleep(0.05)
     assert len(await jobs_in(table)) == 1
     await execute(table, f"DROP OWNED BY {role[0]}")
 
