@@ -146,7 +146,8 @@ class Attachment:
             pool.endings.wait_for(record)
         if time.monotonic() < self._full_until:
             raise ServerFull(
-                f"PostgreSQL at {shown(self.engine.url)} accepts no more connections, as it said just now",
+                f"PostgreSQL at {shown(self.engine.url)} accepts no more connections, as it has "
+                "just said",
                 fix="see the line before; the next try is a moment away",
                 retry_after=2,
             )
