@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
@@ -78,6 +79,8 @@ async def test_the_old_body_breaks_no_answer(
     table: str, settings: Settings, recipe: Callable[[Give], Callable[[], object]]
 ) -> None:
     """COMMIT before the first byte, ROLLBACK for a 4xx, one session with `DbSession`."""
+    if recipe is with_block and "scope" not in inspect.signature(Depends).parameters:
+        pytest.skip("before 0.118 FastAPI leaves the block, and so closes the session, too early")
     app = FastAPI()
     road = Clearway(app, settings)
     get_db = recipe(road.db.dependency)

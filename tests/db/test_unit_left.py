@@ -16,7 +16,7 @@ from clearway import Clearway, DbSession, ReadDbSession
 from db.roads import settings_for
 from db.schema import Item, names
 from db.test_unit_cancel import backends, passed_on
-from support.listening import listening
+from support.listening import OLD, listening
 from support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -97,6 +97,7 @@ async def test_a_client_that_leaves_in_its_body_stores_nothing(table: str) -> No
     assert await names(table) == []
 
 
+@pytest.mark.skipif(OLD, reason="this uvicorn lets a body run on for a client that has left")
 @pytest.mark.parametrize("layered", [False, True], ids=["bare", "in a BaseHTTPMiddleware"])
 async def test_a_client_that_leaves_in_mid_stream_stores_nothing_half(
     table: str, layered: bool

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
 from starlette.types import ASGIApp
+
+OLD = tuple(int(part) for part in uvicorn.__version__.split(".")[:2]) < (0, 50)
+"""Whether uvicorn is one of the versions that is tried only with the lowest of everything."""
 
 
 class Client:
@@ -78,6 +82,10 @@ async def listening(app: ASGIApp) -> AsyncIterator[Listening]:
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=5)
+        with warnings.catch_warnings():
+            # uvicorn before 0.31 asks for what later versions of websockets call legacy.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            config.load()
         server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve(sockets=[door]))
         async with asyncio.timeout(20):
