@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 
 import pytest
@@ -98,14 +97,10 @@ async def test_a_client_that_leaves_in_its_body_stores_nothing(table: str) -> No
 
 
 @pytest.mark.skipif(OLD, reason="this uvicorn lets a body run on for a client that has left")
-@pytest.mark.parametrize("layered", [False, True], ids=["bare", "in a BaseHTTPMiddleware"])
-async def test_a_client_that_leaves_in_mid_stream_stores_nothing_half(
-    table: str, layered: bool
-) -> None:
+async def test_a_client_that_leaves_in_mid_stream_stores_nothing_half(table: str) -> None:
     """The unit was committed before the first chunk; a block in the body is rolled back."""
+    # Not behind a BaseHTTPMiddleware, which leaves the body to the garbage collector.
     app, ended = FastAPI(), asyncio.Event()
-    if layered:
-        app.add_middleware(BaseHTTPMiddleware, dispatch=passed_on)
     road = Clearway(app, settings_for(table, pool_size=2, max_overflow=0))
 
     @app.post("/")
@@ -132,9 +127,7 @@ async def test_a_client_that_leaves_in_mid_stream_stores_nothing_half(
             await client.read(10)
             assert await names(table) == ["before"]
         async with asyncio.timeout(40):
-            while not ended.is_set():
-                gc.collect()  # BaseHTTPMiddleware leaves the body to the collector
-                await asyncio.sleep(0.05)
+            await ended.wait()
         await until(lambda: road.lanes["db"].snapshot().in_use == 0)
         assert set(await backends(table)) <= {"idle"}
 
