@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, Pool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, Pool, QueuePool
 from sqlalchemy.util import await_only
 
 from clearway.core.lane import Lane, Permit
@@ -23,7 +23,7 @@ IDLE_SINCE = "clearway_idle_since"
 
 _PERMIT = "clearway_permit"
 _HOLD = "clearway_hold"
-POOL_FIX = (
+_FIX = (
     "hold connections for a shorter time (no other waits inside a transaction), or raise "
     "database.pool_size within what the server allows"
 )
@@ -163,6 +163,19 @@ class LanePool(AsyncAdaptedQueuePool):
                     super()._do_return_conn(record)
 
 
+def lane_for(pool: QueuePool, settings: DatabaseSettings, name: str) -> Lane:
+    """Return a lane with as many places as the pool may open connections."""
+    unbounded = pool._max_overflow < 0  # touchpoint: sqlalchemy-pool
+    return Lane(
+        name,
+        None if unbounded else pool.size() + pool._max_overflow,
+        queue_limit=settings.queue_limit,
+        wait_timeout=settings.wait_timeout,
+        busy=PoolBusy,
+        fix=_FIX,
+    )
+
+
 def put_lane_before(
     pool: Pool, settings: DatabaseSettings, driver: Driver, name: str = "db"
 ) -> Lane | None:
@@ -176,15 +189,7 @@ def put_lane_before(
         return pool.lane
     if type(pool) is not AsyncAdaptedQueuePool:
         return None
-    unbounded = pool._max_overflow < 0
-    lane = Lane(
-        name,
-        None if unbounded else pool.size() + pool._max_overflow,
-        queue_limit=settings.queue_limit,
-        wait_timeout=settings.wait_timeout,
-        busy=PoolBusy,
-        fix=POOL_FIX,
-    )
+    lane = lane_for(pool, settings, name)
     pool.__class__ = LanePool  # touchpoint: sqlalchemy-pool
     assert isinstance(pool, LanePool)
     pool.lane, pool.users = lane, 1

@@ -19,10 +19,10 @@ from clearway.core.journey import Journey
 from clearway.core.lane import Lane, Permit
 from clearway.db.dependencies import journey_of_request
 from clearway.db.faults import commit_error, connect_error, state_in_text
-from clearway.db.pool import POOL_FIX
+from clearway.db.pool import lane_for
 from clearway.db.snapshot import Meter, PoolSnapshot
 from clearway.db.url import shown
-from clearway.errors import CommitFailed, CommitWasRollback, NotOpen, PoolBusy
+from clearway.errors import CommitFailed, CommitWasRollback, NotOpen
 from clearway.settings import DatabaseSettings
 
 _PERMIT = "clearway_permit"
@@ -263,15 +263,7 @@ class ThreadUnit:
 def _put_lane_before(pool: Pool, settings: DatabaseSettings, name: str) -> Lane | None:
     if type(pool) is not QueuePool:
         return None
-    unbounded = pool._max_overflow < 0
-    lane = Lane(
-        name,
-        None if unbounded else pool.size() + pool._max_overflow,
-        queue_limit=settings.queue_limit,
-        wait_timeout=settings.wait_timeout,
-        busy=PoolBusy,
-        fix=POOL_FIX,
-    )
+    lane = lane_for(pool, settings, name)
     pool.__class__ = ThreadLanePool  # touchpoint: sqlalchemy-pool
     assert isinstance(pool, ThreadLanePool)
     pool.lane, pool.loop = lane, asyncio.get_running_loop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import AsyncIterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -88,6 +89,7 @@ class Driver(Protocol):
         """Close at once, without a word to the server."""
 
 
+@functools.cache  # it is asked for at each COMMIT
 def driver_by_name(name: str) -> Driver:
     """Return the driver that SQLAlchemy calls by this name.
 
